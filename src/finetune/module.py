@@ -1,0 +1,94 @@
+"""Connects a classifier to Lightning: batches in, loss and accuracy out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from data.batch import LabelledBatch
+from data.normalise import normalise, random_flip
+from finetune.config import FinetuneConfig
+from finetune.metrics import classification_metrics
+from finetune.tasks.classify import Classifier, Mixing, classification_loss
+from swinmim.checkpoint.encoder import save_encoder
+from swinmim.training.module import Plan, TrainingModule
+
+
+class ClassifyModule(TrainingModule):
+    """Supervised fine-tuning of an encoder for classification.
+
+    Args:
+        model: encoder and head.
+        config: recipe.
+        plan: steps and batch.
+        classes: class names, in the order of the labels.
+        mean, std: per channel, in 0..1 units, for normalisation.
+        manifest: fields for the encoder folder's manifest.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        config: FinetuneConfig,
+        plan: Plan,
+        *,
+        classes: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+        manifest: Mapping[str, Any],
+    ) -> None:
+        super().__init__(
+            model,
+            optim=config.optim,
+            schedule=config.schedule,
+            plan=plan,
+            depths=model.encoder.architecture.depths,
+            rules=("bias", "norm", "logit_scale", "cpb_mlp"),
+            mean=mean,
+            std=std,
+            manifest=manifest,
+        )
+        self.model = model
+        self.task = config.task
+        self.classes = classes
+        self.mixing = Mixing(config.task, len(classes))
+        self.val_accuracy = classification_metrics(len(classes))
+        self.val_loss = MeanMetric()
+
+    def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
+        images_BCHW = self.prepare(batch, flip=self.task.flip)
+        images_BCHW, target = self.mixing(images_BCHW, batch["label"])
+        loss = classification_loss(self.model(images_BCHW), target, self.task.label_smoothing)
+        self.log_training(loss)
+        return loss
+
+    def validation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
+        logits = self.model(self.prepare(batch, flip=False)).float()
+        valid = batch["valid"]
+        logits, label = logits[valid], batch["label"][valid]
+        if len(label):
+            for metric in self.val_accuracy.values():
+                metric.update(logits, label)  # type: ignore[operator]
+            self.val_loss.update(F.cross_entropy(logits, label), weight=len(label))
+
+    def on_validation_epoch_end(self) -> None:
+        for name, metric in self.val_accuracy.items():
+            self.log(f"val/{name}", metric.compute())  # type: ignore[operator]
+            metric.reset()  # type: ignore[operator]
+        self.log("val/loss", self.val_loss.compute())
+        self.val_loss.reset()
+        self.log("samples_seen", self.samples_seen)
+
+    def prepare(self, batch: LabelledBatch, *, flip: bool) -> Tensor:
+        """uint8 (B, H, W, C) -> normalised float32 (B, C, H, W), flipped at random where asked."""
+        image_BHWC = random_flip(batch["image"], batch["seed"]) if flip else batch["image"]
+        return normalise(image_BHWC, self.mean, self.std)
+
+    def save_encoder_folder(self, folder: Path) -> None:
+        """Write the encoder folder of the current weights, with the head and the class names."""
+        task = {"kind": self.task.kind, "classes": list(self.classes)}
+        manifest = {**self.encoder_manifest(), "task": task}
+        save_encoder(self.model.encoder, folder, manifest=manifest, head=self.model.head)

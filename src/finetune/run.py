@@ -1,0 +1,226 @@
+"""One fine-tuning run: encoder folder and labelled images -> task model."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from data.augment import ClassifyAugment
+from data.loader import ClassifyData, accumulation, open_labelled
+from data.order import few_labels, split
+from data.pack import require_labels
+from data.shards import ShardSet
+from data.stats import Stats, resolve_stats
+from data.write import WriteOptions
+from finetune.config import FinetuneConfig
+from finetune.module import ClassifyModule
+from finetune.tasks.classify import Classifier
+from swinmim.checkpoint.encoder import load_encoder, load_manifest
+from swinmim.config import ModelConfig, config_errors
+from swinmim.errors import ConfigError
+from swinmim.models.architecture import get_architecture
+from swinmim.models.swinv2 import SwinV2
+from swinmim.optim.schedules import lr_factor, peak_lr, warmup_steps
+from swinmim.training.callbacks.checkpoint import Checkpoints
+from swinmim.training.callbacks.progress import Progress
+from swinmim.training.callbacks.randomness import StepRandomness
+from swinmim.training.callbacks.throughput import Throughput
+from swinmim.training.fit import fit, plan_steps
+from swinmim.training.module import Plan
+from swinmim.training.trainer import build_loggers, build_trainer, check_world, resolve_precision
+
+log = logging.getLogger(__name__)
+
+
+def run(config: FinetuneConfig, output_dir: Path) -> dict[str, float]:
+    """Fine-tune, and leave the task model at `output_dir/encoder`, its best epoch at `output_dir/checkpoints/best`.
+
+    Returns:
+        The last value of every metric.
+
+    Raises:
+        UserError: whatever in settings, data or checkpoints keeps the run from starting.
+    """
+    check_world(config.trainer, config.strategy)
+    steps = accumulation(config.global_batch_size, config.trainer.world_size, config.batch_size)
+    L.seed_everything(config.seed, verbose=False)
+    encoder = build_encoder(config)
+    datamodule = build_data(config, encoder)
+    mean, std = resolve_stats(config.data, datamodule.train, encoder_stats(config))
+    model = Classifier(encoder, len(datamodule.classes))
+    plan = plan_steps(
+        global_batch_size=config.global_batch_size,
+        accumulation=steps,
+        num_samples=len(datamodule.train_indices),
+        max_epochs=config.trainer.max_epochs,
+        max_steps=config.trainer.max_steps,
+    )
+    with config_errors():  # the schedule is built again by the module; its rules are checked before anything starts
+        lr_factor(
+            config.schedule,
+            base_lr=config.optim.base_lr,
+            total_steps=plan.total_steps,
+            steps_per_epoch=plan.steps_per_epoch,
+        )
+    module = ClassifyModule(
+        model,
+        config,
+        plan,
+        classes=datamodule.classes,
+        mean=mean,
+        std=std,
+        manifest=manifest(config, datamodule.train, mean, std),
+    )
+    trainer = build_trainer(
+        config.trainer,
+        config.strategy,
+        accumulation=steps,
+        clip_grad_norm=config.optim.clip_grad_norm,
+        callbacks=[
+            StepRandomness(config.seed),
+            Throughput(config.global_batch_size),
+            Progress("finetune", config.global_batch_size),
+            Checkpoints(output_dir, config.callbacks.checkpoint),
+        ],
+        loggers=build_loggers(config.logger, output_dir, dataclasses.asdict(config)),
+        output_dir=output_dir,
+    )
+    metrics = fit(
+        trainer,
+        module,
+        datamodule,
+        resume=config.resume,
+        output_dir=output_dir,
+        derived=derived(config, model, datamodule, plan),
+    )
+    if trainer.is_global_zero:
+        log.info("%s", verdict(metrics, output_dir))
+    return metrics
+
+
+def build_encoder(config: FinetuneConfig) -> SwinV2:
+    """The pretrained encoder at the run's resolution, or a new one for the from-scratch baseline.
+
+    Raises:
+        ConfigError: a resolution that does not fit.
+        CheckpointError: `ckpt` is no encoder folder, or does not cover the encoder.
+    """
+    with config_errors():
+        if config.ckpt is not None:
+            return load_encoder(
+                config.ckpt,
+                resolution=config.resolution,
+                window=config.window,
+                drop_path=config.drop_path,
+                recompute=config.recompute,
+            )
+        assert isinstance(config.model, ModelConfig)
+        return SwinV2(
+            get_architecture(config.model.name, **config.model.overrides()),
+            resolution=config.resolution,
+            window=config.window,
+            drop_path=config.drop_path,
+            recompute=config.recompute,
+        )
+
+
+def encoder_stats(config: FinetuneConfig) -> Stats | None:
+    """The normalisation that the encoder was pretrained with."""
+    if config.ckpt is None:
+        return None
+    origin = load_manifest(config.ckpt)
+    return tuple(origin.mean), tuple(origin.std)
+
+
+def build_data(config: FinetuneConfig, encoder: SwinV2) -> ClassifyData:
+    """Labelled training and validation images.
+
+    Raises:
+        ConfigError: the set's channels are not the encoder's.
+        DataError: no labels, too few of them, or too few images.
+    """
+    options = WriteOptions(resize=config.data.pack_resize, quality=config.data.pack_quality)
+    cache = config.data.cache_folder()
+    train, val = open_labelled(config.data.path, cache, options)
+    train_indices = val_indices = None
+    if config.data.val_path is not None:
+        val = require_labels(open_labelled(config.data.val_path, cache, options)[0])
+    elif val is None:
+        val = train
+        train_indices, val_indices = split(len(train), config.data.val_ratio, seed=0)
+    if train.channels != encoder.in_chans:
+        raise ConfigError(f"{config.data.path} has {train.channels} channels and the encoder takes {encoder.in_chans}.")
+    if config.data.labels_per_class is not None:
+        chosen = few_labels(
+            train.labels[train_indices] if train_indices is not None else train.labels,
+            config.data.labels_per_class,
+            config.seed,
+        )
+        train_indices = chosen if train_indices is None else train_indices[chosen]
+    task = config.task
+    return ClassifyData(
+        train,
+        train_indices,
+        val,
+        val_indices,
+        resolution=encoder.resolution,
+        seed=config.seed,
+        global_batch=config.global_batch_size,
+        batch_size=config.batch_size,
+        num_workers=config.data.num_workers,
+        augment=ClassifyAugment(
+            encoder.resolution, scale=task.crop_scale, num_ops=task.randaug_ops, magnitude=task.randaug_magnitude
+        ),
+        crop_ratio=task.crop_ratio,
+        max_bad_fraction=config.data.max_bad_fraction,
+    )
+
+
+def manifest(
+    config: FinetuneConfig, shards: ShardSet, mean: tuple[float, ...], std: tuple[float, ...]
+) -> dict[str, Any]:
+    """What the folder says about its origin."""
+    recipe = {
+        "method": "supervised fine-tuning",
+        "task": dataclasses.asdict(config.task),
+        "optim": dataclasses.asdict(config.optim),
+        "schedule": dataclasses.asdict(config.schedule),
+        "max_epochs": config.trainer.max_epochs,
+        "global_batch_size": config.global_batch_size,
+        "labels_per_class": config.data.labels_per_class,
+        "seed": config.seed,
+    }
+    data = {"fingerprint": shards.fingerprint, "samples": len(shards)}
+    return {"mean": mean, "std": std, "recipe": recipe, "data": data, "parent": config.ckpt}
+
+
+def derived(config: FinetuneConfig, model: Classifier, datamodule: ClassifyData, plan: Plan) -> dict[str, object]:
+    """What follows from the settings, for the start of the log and `derived/`."""
+    encoder = model.encoder
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "classes": len(datamodule.classes),
+        "images": len(datamodule.train_indices),
+        "validation_images": len(datamodule.val_indices),
+        "resolution": f"{encoder.resolution[0]}x{encoder.resolution[1]}",
+        "windows": ", ".join(f"{h}x{w}" for h, w in (stage.window for stage in encoder.stages)),
+        "pretrained_windows": ", ".join(f"{h}x{w}" for h, w in encoder.pretrained_windows),
+        "peak_lr": peak_lr(config.optim.base_lr, config.global_batch_size),
+        "warmup_steps": warmup_steps(config.schedule, plan.steps_per_epoch),
+        "steps_per_epoch": plan.steps_per_epoch,
+        "total_steps": plan.total_steps,
+        "accumulation": plan.accumulation,
+        "precision": resolve_precision(config.trainer),
+    }
+
+
+def verdict(metrics: dict[str, float], output_dir: Path) -> str:
+    """How good, where is the result, what comes next."""
+    lines = []
+    if "val/top1" in metrics:
+        lines.append(f"validation top-1 {100 * metrics['val/top1']:.2f} %")
+    lines.append(f"model     {output_dir / 'encoder'}")
+    lines.append(f"next      timm.create_model('local-dir:{output_dir / 'encoder'}', pretrained=True)")
+    return "\n".join(lines)

@@ -1,0 +1,120 @@
+"""Connects SimMIM to Lightning: batches in, loss and metrics out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from data.batch import ImageBatch, LabelledBatch
+from data.normalise import normalise, random_flip
+from pretrain.config import PretrainConfig
+from pretrain.masking import blurred, upsample_mask, visible_mean
+from pretrain.simmim import SimMIM, local_statistics
+from swinmim.checkpoint.encoder import save_encoder
+from swinmim.training.module import Plan, TrainingModule
+
+VAL_METRICS = ("recon_loss", "mean_baseline", "blur_baseline")
+
+
+class PretrainModule(TrainingModule):
+    """SimMIM pretraining.
+
+    Args:
+        model: the method.
+        config: optimizer, schedule and augmentation settings.
+        plan: steps and batch.
+        mean, std: per channel, in 0..1 units, for normalisation.
+        manifest: fields for the encoder folder's manifest.
+    """
+
+    def __init__(
+        self,
+        model: SimMIM,
+        config: PretrainConfig,
+        plan: Plan,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        manifest: Mapping[str, Any],
+    ) -> None:
+        super().__init__(
+            model,
+            optim=config.optim,
+            schedule=config.schedule,
+            plan=plan,
+            depths=model.encoder.architecture.depths,
+            rules=("bias", "norm", "logit_scale", "cpb_mlp", "mask_token"),
+            mean=mean,
+            std=std,
+            manifest=manifest,
+        )
+        self.model = model
+        self.flip = config.augment.flip
+        self.val_metrics = nn.ModuleDict({name: MeanMetric() for name in VAL_METRICS})
+
+    def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
+        images_BCHW = self.prepare(batch, flip=self.flip)
+        mask_Bhw = self.model.draw_mask(batch["seed"])
+        loss, _ = self.model(images_BCHW, mask_Bhw)
+        self.log_training(loss)
+        self.log("health/skipped_samples", batch["substituted"].sum().float(), on_epoch=True, on_step=False, reduce_fx="sum")
+        return loss  # type: ignore[no-any-return]
+
+    def validation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
+        """Masked L1 on fixed masks, beside two guesses that need no network."""
+        images_BCHW = self.prepare(batch, flip=False)
+        mask_Bhw = self.model.draw_mask(batch["seed"])
+        _, prediction_BCHW = self.model(images_BCHW, mask_Bhw)
+        target_BCHW = self.model.make_target(images_BCHW)
+        mask_B1HW = upsample_mask(mask_Bhw, self.model.mask_unit).unsqueeze(1)
+        mean_BCHW, blur_BCHW = self.baselines(images_BCHW, mask_B1HW.squeeze(1))
+        for name, guess_BCHW in zip(VAL_METRICS, (prediction_BCHW, mean_BCHW, blur_BCHW), strict=True):
+            error_BCHW = (target_BCHW - guess_BCHW).abs() * mask_B1HW
+            loss_B = error_BCHW.mean(1).sum((1, 2)) / mask_B1HW.sum((1, 2, 3))
+            self.val_metrics[name].update(loss_B, weight=batch["valid"].float())  # type: ignore[operator]
+
+    def on_validation_epoch_end(self) -> None:
+        for name in VAL_METRICS:
+            self.log(f"val/{name}", self.val_metrics[name].compute())  # type: ignore[operator]
+            self.val_metrics[name].reset()  # type: ignore[operator]
+        self.log("samples_seen", self.samples_seen)
+
+    def baselines(self, images_BCHW: Tensor, mask_BHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean visible colour and blurred visible pixels as predictions in the target's space.
+
+        With local_norm the first is the local mean itself, zero, and the second borrows the true local statistics.
+        """
+        mean_BCHW = visible_mean(images_BCHW, mask_BHW).expand_as(images_BCHW)
+        blur_BCHW = blurred(images_BCHW, mask_BHW, sigma=self.model.mask_unit / 2)
+        if self.model.target == "raw":
+            return mean_BCHW, blur_BCHW
+        local_mean, local_std = local_statistics(images_BCHW)
+        return torch.zeros_like(images_BCHW), (blur_BCHW - local_mean) / local_std
+
+    def reconstruct(self, batch: ImageBatch) -> dict[str, Tensor]:
+        """The columns of the picture, (B, C, H, W) each, in 0..1."""
+        images_BCHW = self.prepare(batch, flip=False)
+        mask_Bhw = self.model.draw_mask(batch["seed"])
+        _, prediction_BCHW = self.model(images_BCHW, mask_Bhw)
+        prediction_BCHW = self.model.to_pixels(prediction_BCHW, images_BCHW)
+        mask_B1HW = upsample_mask(mask_Bhw, self.model.mask_unit).unsqueeze(1)
+        columns = {
+            "input": images_BCHW,
+            "masked": images_BCHW * ~mask_B1HW,  # zero is the mean colour
+            "prediction": prediction_BCHW,
+            "composite": torch.where(mask_B1HW, prediction_BCHW, images_BCHW),
+        }
+        mean_C11, std_C11 = self.mean[:, None, None], self.std[:, None, None]
+        return {title: (images * std_C11 + mean_C11).clamp(0, 1) for title, images in columns.items()}
+
+    def prepare(self, batch: ImageBatch, *, flip: bool) -> Tensor:
+        """uint8 (B, H, W, C) -> normalised float32 (B, C, H, W), flipped at random where asked."""
+        image_BHWC = random_flip(batch["image"], batch["seed"]) if flip else batch["image"]
+        return normalise(image_BHWC, self.mean, self.std)
+
+    def save_encoder_folder(self, folder: Path) -> None:
+        """Write the encoder folder of the current weights."""
+        save_encoder(self.model.encoder, folder, manifest=self.encoder_manifest())

@@ -1,0 +1,62 @@
+"""One bar over the whole run with loss, images/s and ETA; sparse lines where the output is no terminal."""
+
+import sys
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from tqdm import tqdm
+
+
+class Progress(Callback):
+    """Progress over all optimizer steps of the run.
+
+    Args:
+        label: word before the bar.
+        global_batch_size: images per optimizer step.
+    """
+
+    def __init__(self, label: str, global_batch_size: int) -> None:
+        self.label = label
+        self.global_batch_size = global_batch_size
+        self.bar: tqdm[Any] | None = None
+        self.interval = 0.5 if sys.stderr.isatty() else 10.0
+        self.shown_at = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.bar = tqdm(
+                total=int(trainer.estimated_stepping_batches),
+                initial=trainer.global_step,
+                desc=self.label,
+                unit="step",
+                mininterval=self.interval,
+                maxinterval=self.interval,
+                dynamic_ncols=True,
+            )
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if self.bar is None or trainer.global_step == self.bar.n:
+            return
+        now = time.monotonic()
+        if now - self.shown_at >= self.interval:  # reading the loss waits for the device, so not at every step
+            self.shown_at = now
+            loss = trainer.callback_metrics.get("train/loss")
+            rate = self.bar.format_dict["rate"]
+            shown = {} if loss is None else {"loss": f"{float(loss):.4f}"}
+            if rate:
+                shown["img/s"] = f"{rate * self.global_batch_size:.0f}"
+            self.bar.set_postfix(shown, refresh=False)
+        self.bar.update(trainer.global_step - self.bar.n)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

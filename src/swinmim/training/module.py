@@ -1,0 +1,100 @@
+"""What both training modules share: optimizer, clipping, and the numbers that go into an encoder folder."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from torch import nn
+
+from swinmim.config import schema
+from swinmim.optim.build import OptimConfig, build_optimizer
+from swinmim.optim.schedules import ScheduleConfig
+
+
+@schema
+class Plan:
+    """The steps of a run, derived once from settings, data and world size; printed and logged, never written back."""
+
+    global_batch_size: int
+    accumulation: int
+    steps_per_epoch: int
+    total_steps: int
+
+
+class TrainingModule(L.LightningModule):
+    """Base of the Lightning modules.
+
+    Args:
+        network: what is optimised; parameter names follow timm's layout.
+        optim, schedule: settings.
+        plan: steps and batch.
+        depths: blocks per stage of the encoder.
+        rules: no-decay rules that must match (`optim.param_groups.NO_DECAY`).
+        mean, std: per channel, in 0..1 units; kept as buffers `mean` and `std`.
+        manifest: fields for the encoder folder's manifest.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        optim: OptimConfig,
+        schedule: ScheduleConfig,
+        plan: Plan,
+        depths: Sequence[int],
+        rules: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+        manifest: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.optim, self.schedule, self.plan = optim, schedule, plan
+        self.depths, self.rules = depths, rules
+        self.manifest = manifest
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
+
+    def configure_optimizers(self) -> Any:
+        optimizer, scheduler = build_optimizer(
+            self.network,
+            self.optim,
+            self.schedule,
+            depths=self.depths,
+            rules=self.rules,
+            global_batch_size=self.plan.global_batch_size,
+            total_steps=self.plan.total_steps,
+            steps_per_epoch=self.plan.steps_per_epoch,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        assert gradient_clip_val is not None
+        self.log("train/grad_norm", nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val))
+
+    def log_training(self, loss: torch.Tensor) -> None:
+        """Loss, rate and the x-axis of all charts."""
+        scheduler = self.lr_schedulers()
+        self.log("train/loss", loss)
+        self.log("train/lr", scheduler.get_last_lr()[-1])  # type: ignore[union-attr]
+        self.log("samples_seen", self.samples_seen)
+
+    @property
+    def samples_seen(self) -> float:
+        """Images that the weights have been trained on, counted per optimizer step."""
+        return float(self.global_step * self.plan.global_batch_size)
+
+    def encoder_manifest(self) -> dict[str, Any]:
+        """The manifest's fields with the newest metrics."""
+        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items() if "/" in name}
+        progress = {"epochs": float(self.current_epoch + 1), "samples_seen": self.samples_seen}
+        return {**self.manifest, "metrics": metrics | progress}

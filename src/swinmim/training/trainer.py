@@ -1,0 +1,164 @@
+"""From settings to a Lightning trainer; shared by pretraining and fine-tuning."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger, Logger
+
+from swinmim.config import schema
+from swinmim.distributed import is_main
+from swinmim.errors import ConfigError
+from swinmim.report import GIB, host_memory, training_bytes
+from swinmim.training.strategy import StrategyConfig, build_strategy
+from swinmim.training.wandb import WandbConfig, build_wandb
+
+
+@schema
+class TrainerConfig:
+    max_epochs: int
+    max_steps: int = -1
+    """Optimizer steps after which the run ends even inside an epoch; -1 is no limit."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    """Devices per node."""
+    num_nodes: int = 1
+    precision: Literal["auto", "bf16-mixed", "32-true"] = "auto"
+    """auto: bf16 autocast where the hardware has it, else float32."""
+    val_every_epochs: int = 1
+    log_every_steps: int = 50
+
+    def __post_init__(self) -> None:
+        if self.max_epochs < 1 or self.devices < 1 or self.num_nodes < 1:
+            raise ValueError("max_epochs, devices and num_nodes must be at least 1")
+        if self.max_steps != -1 and self.max_steps < 1:
+            raise ValueError(f"max_steps must be positive, or -1 for no limit; got {self.max_steps}")
+
+    @property
+    def world_size(self) -> int:
+        return self.devices * self.num_nodes
+
+
+@schema
+class LoggerConfig:
+    kind: Literal["wandb", "csv", "none"]
+    wandb: WandbConfig | None = None
+
+    def __post_init__(self) -> None:
+        if (self.kind == "wandb") != (self.wandb is not None):
+            raise ValueError("the wandb settings belong to logger=wandb, and only to it")
+
+
+def check_world(trainer: TrainerConfig, strategy: StrategyConfig) -> None:
+    """Several devices need a strategy that uses them.
+
+    Raises:
+        ConfigError: strategy=single with more than one device.
+    """
+    if strategy.kind == "single" and trainer.world_size > 1:
+        raise ConfigError(
+            f"strategy=single uses one device, but trainer.devices={trainer.devices} and "
+            f"trainer.num_nodes={trainer.num_nodes} ask for {trainer.world_size}. Add strategy=ddp."
+        )
+
+
+def check_memory(num_parameters: int, accelerator: str) -> None:
+    """Stop before anything is allocated when not even the training states fit.
+
+    Args:
+        num_parameters: of everything that is trained.
+        accelerator: as in TrainerConfig.
+
+    Raises:
+        ConfigError: with what the model needs and what the device has.
+    """
+    if accelerator != "cpu" and torch.cuda.is_available():
+        where, has = "this GPU", torch.cuda.mem_get_info()[1]
+    else:
+        where, has = "this machine", host_memory()
+    needs = training_bytes(num_parameters)
+    if needs > has:
+        raise ConfigError(
+            f"the model does not fit: {num_parameters / 1e6:,.0f}M parameters need {needs / GIB:.1f} GiB for weights, "
+            f"gradients and AdamW moments (16 bytes each), {where} has {has / GIB:.1f} GiB. "
+            "Add debug=toy to try the same code path at toy width, or choose a smaller model."
+        )
+
+
+def has_bf16(accelerator: str) -> bool:
+    """Whether bf16 matrix products are native on the device that a run would use."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def resolve_precision(config: TrainerConfig) -> str:
+    """The precision that `auto` stands for on this machine."""
+    if config.precision != "auto":
+        return config.precision
+    return "bf16-mixed" if has_bf16(config.accelerator) else "32-true"
+
+
+def steps_per_run(config: TrainerConfig, steps_per_epoch: int) -> int:
+    """Optimizer steps of the whole run."""
+    total = config.max_epochs * steps_per_epoch
+    return total if config.max_steps == -1 else min(total, config.max_steps)
+
+
+def build_loggers(config: LoggerConfig, output_dir: Path, settings: dict[str, Any]) -> list[Logger]:
+    """Loggers of rank 0; the other ranks log nothing.
+
+    Args:
+        config: which logger.
+        output_dir: the run's directory.
+        settings: the typed configuration, stored with a W&B run.
+    """
+    if not is_main():
+        return []
+    match config.kind:
+        case "wandb":
+            assert config.wandb is not None
+            return [build_wandb(config.wandb, output_dir, settings)]
+        case "csv":
+            return [CSVLogger(output_dir, name="metrics")]
+        case "none":
+            return []
+
+
+def build_trainer(
+    config: TrainerConfig,
+    strategy: StrategyConfig,
+    *,
+    accumulation: int,
+    clip_grad_norm: float,
+    callbacks: Sequence[Callback],
+    loggers: Sequence[Logger],
+    output_dir: Path,
+) -> L.Trainer:
+    """The trainer of a run. Data order, sampler and checkpoints are ours, so Lightning's own are off."""
+    for noisy in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    return L.Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        strategy=build_strategy(strategy),
+        precision=resolve_precision(config),  # type: ignore[arg-type]
+        max_epochs=config.max_epochs,
+        max_steps=config.max_steps,
+        accumulate_grad_batches=accumulation,
+        gradient_clip_val=clip_grad_norm,
+        check_val_every_n_epoch=config.val_every_epochs,
+        log_every_n_steps=config.log_every_steps,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+        logger=list(loggers),
+        default_root_dir=output_dir,
+    )

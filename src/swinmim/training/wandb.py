@@ -1,0 +1,72 @@
+"""Weights & Biases: the same run after a resume, offline where there is no key or no network. Nothing else uses wandb."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import wandb
+from lightning.pytorch.loggers import WandbLogger
+from wandb.errors import CommError, UsageError
+
+from swinmim.config import schema
+
+log = logging.getLogger(__name__)
+
+
+@schema
+class WandbConfig:
+    project: str = "swinmim"
+    entity: str | None = None
+    name: str | None = None
+    """Shown name; null takes the output directory's name."""
+    tags: tuple[str, ...] = ()
+    mode: Literal["online", "offline"] = "online"
+    """online falls back to offline, with a message, when there is no key or no network."""
+
+
+def build_wandb(config: WandbConfig, output_dir: Path, settings: dict[str, Any]) -> WandbLogger:
+    """Start or continue the W&B run of an output directory.
+
+    Args:
+        config: project and mode.
+        output_dir: the run's directory; the run id is kept there in `wandb_run_id`.
+        settings: the typed configuration, stored as the run's config.
+    """
+    id_file = output_dir / "wandb_run_id"
+    run_id = id_file.read_text().strip() if id_file.exists() else wandb.util.generate_id()
+    arguments: dict[str, Any] = {
+        "project": config.project,
+        "entity": config.entity,
+        "name": config.name or output_dir.name,
+        "tags": list(config.tags),
+        "dir": str(output_dir),
+        "id": run_id,
+        "resume": "allow",
+        "config": settings,
+    }
+    mode = os.environ.get("WANDB_MODE", config.mode)
+    if mode == "online" and not wandb.api.api_key:
+        log.warning("Weights & Biases: no API key (wandb login, or WANDB_API_KEY), so this run is logged offline.")
+        mode = "offline"
+    try:
+        run = wandb.init(mode=mode, settings=_settings(), **arguments)
+    except (CommError, UsageError) as error:
+        log.warning("Weights & Biases cannot be reached (%s), so this run is logged offline.", str(error).splitlines()[0])
+        mode = "offline"
+        run = wandb.init(mode=mode, settings=_settings(), **arguments)
+    id_file.write_text(run_id)
+    run.define_metric("samples_seen")
+    run.define_metric("*", step_metric="samples_seen")
+    if mode == "offline":
+        log.info("Weights & Biases: logging offline; sync later with: wandb sync %s", Path(run.dir).parent)
+    return WandbLogger(experiment=run, save_dir=str(output_dir))
+
+
+def _settings() -> wandb.Settings:
+    return wandb.Settings(init_timeout=30, console="off", silent=True, disable_code=True, disable_git=True)
+
+
+def finish_wandb() -> None:
+    """Close the run of this process, so that the next one of a sweep starts its own."""
+    wandb.finish()
