@@ -137,9 +137,9 @@ class SwinV2(nn.Module):
         return out
 
     def features(self, images_BCHW: Tensor) -> list[Tensor]:
-        """One map per stage for dense tasks, list of (B, C_s, H_s, W_s), without the final norm: timm's features_only.
+        """One map per stage for dense tasks, list of (B, C_s, H_s, W_s), without the final norm.
 
-        The maps are channels-last in memory.
+        The maps of timm's features_only, but channels first; in memory they are channels-last.
         """
         return [tokens_BHWC.permute(0, 3, 1, 2) for tokens_BHWC in self.encode(self.embed(images_BCHW))]
 
