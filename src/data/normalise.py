@@ -1,0 +1,61 @@
+"""What happens to a batch on the device before the model: flip and normalise, pure torch, made to be compiled.
+
+Random bits come from an integer hash of each sample's seed. It works on 32-bit words held in int64, with every product
+below 2**63, so eager, compiled, CPU and GPU give the same bits.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLIP_STREAM = 0
+MASK_STREAM = 1
+
+_WORD = 0xFFFFFFFF
+
+
+def _multiply(word: Tensor, factor: int) -> Tensor:
+    """word * factor modulo 2**32, without an intermediate beyond 2**48 + 2**32."""
+    return ((word & 0xFFFF) * factor + ((((word >> 16) * factor) & 0xFFFF) << 16)) & _WORD
+
+
+def _mix(word: Tensor) -> Tensor:
+    """The lowbias32 finaliser (github.com/skeeto/hash-prospector), a bijection of 32-bit words."""
+    word = _multiply(word ^ (word >> 16), 0x21F0AAAD)
+    word = _multiply(word ^ (word >> 15), 0xD35A2D97)
+    return word ^ (word >> 15)
+
+
+def hash_bits(seed_B: Tensor, stream: int, count: int) -> Tensor:
+    """Random bits that depend on (seed, stream, counter) only.
+
+    Args:
+        seed_B: int64 (B,), as in `ImageBatch.seed`.
+        stream: small non-negative number that keeps uses apart (`FLIP_STREAM`, `MASK_STREAM`).
+        count: numbers per sample.
+
+    Returns:
+        int64 (B, count), uniform in [0, 2**62). `sum` of them would overflow; compare, sort or mask them.
+    """
+    low, high = seed_B & _WORD, (seed_B >> 32) & _WORD
+    state = _mix(low ^ _mix((high + (stream + 1) * 0x9E3779B9) & _WORD))[:, None]
+    other = _mix(high ^ _mix((low + (stream + 1) * 0x85EBCA6B) & _WORD))[:, None]
+    counter = torch.arange(1, count + 1, device=seed_B.device, dtype=torch.int64)[None]
+    first = _mix(_mix((state + counter * 0x9E3779B9) & _WORD) ^ other)
+    second = _mix(_mix((other + counter * 0xC2B2AE35) & _WORD) ^ state)
+    return (first << 30) | (second >> 2)
+
+
+def random_flip(image_BHWC: Tensor, seed_B: Tensor) -> Tensor:
+    """Mirror each image left to right with probability one half, decided by its seed. Same shape and dtype."""
+    flip = (hash_bits(seed_B, FLIP_STREAM, 1) & 1).bool()
+    return torch.where(flip[:, :, None, None], image_BHWC.flip(2), image_BHWC)
+
+
+def normalise(image_BHWC: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 (B, H, W, C) to float32 (B, C, H, W): (image / 255 - mean) / std, mean and std in 0..1 units."""
+    mean_C = torch.tensor(mean, dtype=torch.float32, device=image_BHWC.device)
+    std_C = torch.tensor(std, dtype=torch.float32, device=image_BHWC.device)
+    scaled_BHWC = (image_BHWC.to(torch.float32) / 255.0 - mean_C) / std_C
+    return scaled_BHWC.permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,242 @@
+"""A shard set on disk: plain WebDataset tars, one small index file beside each, and `manifest.json`.
+
+Any sample is one `pread` away: the index holds where its image lies in the tar. The tars stay readable by every
+WebDataset tool; the index only makes them addressable.
+"""
+
+import hashlib
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swinmim.errors import DataError
+
+MANIFEST = "manifest.json"
+VERSION = 1
+BLOCK = 512  # tar's unit; the header of a member lies in the block before its data
+
+# One row per sample, in shard order.
+INDEX = np.dtype([("offset", "<i8"), ("size", "<u4"), ("label", "<i4"), ("suffix", "u1")])
+SUFFIXES = ("jpg", "png", "webp", "tif", "npy")
+
+_OPEN_FILES = 64  # per process; a lane works on few shards at a time
+
+
+class Record(NamedTuple):
+    """One sample as it lies in the tar."""
+
+    key: str
+    data: bytes
+    suffix: str
+    label: int
+    shard: str
+
+
+class Shard(NamedTuple):
+    """One line of the manifest."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+    index_sha256: str
+
+    @property
+    def index_name(self) -> str:
+        return self.name.removesuffix(".tar") + ".index.npy"
+
+
+class ShardSet:
+    """A set of shards, opened with `ShardSet.open`. Safe to fork and to send to a worker process.
+
+    Attributes:
+        path: its directory.
+        classes: class names in label order; empty when the set has no labels.
+        channels: of its images.
+        mean, std: per channel, in 0..1 units, over the training pixels.
+        fingerprint: sha256 of the manifest, which holds the sha256 of every shard.
+        shards: the lines of the manifest.
+        labels: int32 (N,), -1 where there is none.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any], fingerprint: str, index: NDArray[np.void]) -> None:
+        self.path = path
+        self.fingerprint = fingerprint
+        self.classes: tuple[str, ...] = tuple(manifest["classes"])
+        self.channels: int = manifest["channels"]
+        self.mean: tuple[float, ...] = tuple(manifest["mean"])
+        self.std: tuple[float, ...] = tuple(manifest["std"])
+        self.shards = tuple(Shard(**line) for line in manifest["shards"])
+        self._index = index
+        self._ends = np.cumsum([shard.samples for shard in self.shards], dtype=np.int64)
+        self._files: OrderedDict[int, int] = OrderedDict()
+        self._owner = os.getpid()
+
+    @classmethod
+    def open(cls, path: str | Path) -> "ShardSet":
+        """Open the shard set in directory `path` and check that every file of it is there and of the right size.
+
+        Raises:
+            DataError: no or unreadable manifest; or shards missing or changed, all of them listed.
+        """
+        path = Path(path).absolute()
+        text, manifest = read_manifest(path)
+        shards = [Shard(**line) for line in manifest["shards"]]
+        problems, parts = [], []
+        for shard in shards:
+            file = path / shard.name
+            if not file.is_file():
+                problems.append(f"{shard.name}: missing")
+            elif (size := file.stat().st_size) != shard.bytes:
+                problems.append(f"{shard.name}: {size} bytes, expected {shard.bytes}")
+            part = _read_index(path / shard.index_name, shard)
+            if part is None:
+                problems.append(f"{shard.index_name}: missing or changed")
+            else:
+                parts.append(part)
+        if problems:
+            shown = "\n  ".join(problems[:50]) + (f"\n  and {len(problems) - 50} more" if len(problems) > 50 else "")
+            raise DataError(
+                f"Shards must be as the manifest lists them; {path} has {len(problems)} problem(s):\n  {shown}\n"
+                "Copy the files again, or write the shards again."
+            )
+        index = np.concatenate(parts) if parts else np.empty(0, INDEX)
+        return cls(path, manifest, hashlib.sha256(text).hexdigest(), index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @property
+    def shard_sizes(self) -> tuple[int, ...]:
+        """Samples per shard."""
+        return tuple(shard.samples for shard in self.shards)
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        return np.asarray(self._index["label"])
+
+    def sizes_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many of these sorted sample indices lie in each shard; int64 (shards,)."""
+        return np.diff(np.searchsorted(indices, np.concatenate(([0], self._ends))))
+
+    def locate(self, index: int) -> tuple[int, str]:
+        """Number and name of the shard that holds sample `index`."""
+        shard = int(np.searchsorted(self._ends, index, "right"))
+        return shard, self.shards[shard].name
+
+    def read(self, index: int) -> Record:
+        """Read sample `index`.
+
+        Raises:
+            IndexError: there is no such sample.
+            DataError: the shard ended early or holds something else at this place.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        row = self._index[index]
+        number, name = self.locate(index)
+        offset, size = int(row["offset"]), int(row["size"])
+        block = os.pread(self._file(number), BLOCK + size, offset - BLOCK)
+        # The member's own header names it, so keys need no memory; and it tells when the shard is not what was indexed.
+        if len(block) != BLOCK + size or block[257:262] != b"ustar":
+            raise DataError(
+                f"Sample {index} is not where the index says, in {self.path / name}. The file was changed while in use;"
+                " copy it again or write the shards again."
+            )
+        member = block[:100].split(b"\0", 1)[0].decode(errors="replace")
+        return Record(member.split(".", 1)[0], block[BLOCK:], SUFFIXES[row["suffix"]], int(row["label"]), name)
+
+    def _file(self, number: int) -> int:
+        if self._owner != os.getpid():
+            # pread keeps no position, so inherited files are fine to use; closing them is this process's own affair.
+            self._owner = os.getpid()
+        file = self._files.get(number)
+        if file is None:
+            try:
+                file = os.open(self.path / self.shards[number].name, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise DataError(f"Shard {self.path / self.shards[number].name} cannot be opened: {error}.") from error
+            self._files[number] = file
+            if len(self._files) > _OPEN_FILES:
+                os.close(self._files.popitem(last=False)[1])
+        else:
+            self._files.move_to_end(number)
+        return file
+
+    def close(self) -> None:
+        """Close the open files; reading opens them again."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def __del__(self) -> None:
+        if hasattr(self, "_files"):
+            self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.path, self.fingerprint)
+
+    def __repr__(self) -> str:
+        return f"ShardSet({str(self.path)!r}, {len(self)} samples, {len(self.classes)} classes)"
+
+
+def _reopen(path: Path, fingerprint: str) -> ShardSet:
+    shards = ShardSet.open(path)
+    if shards.fingerprint != fingerprint:
+        raise DataError(f"The shard set {path} was replaced while in use. Start the run again.")
+    return shards
+
+
+def is_shard_set(path: Path) -> bool:
+    return (path / MANIFEST).is_file()
+
+
+def read_manifest(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """The manifest of directory `path`, as bytes and parsed.
+
+    Raises:
+        DataError: missing, not JSON, of another version, or naming files outside its directory.
+    """
+    try:
+        text = (path / MANIFEST).read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"A shard set is a directory with {MANIFEST}, got {path} ({error.strerror})."
+            " Write one with: python -m data.write SOURCE DESTINATION"
+        ) from error
+    try:
+        manifest = json.loads(text)
+        version = manifest["version"]
+        names = [Shard(**line).name for line in manifest["shards"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path / MANIFEST} is not a shard manifest ({error}). Write the shards again.") from error
+    if version != VERSION:
+        raise DataError(f"{path / MANIFEST} has version {version}, this program reads version {VERSION}.")
+    if bad := [name for name in names if Path(name).name != name or not name.endswith(".tar")]:
+        raise DataError(f"Shards must be .tar files beside their manifest, {path / MANIFEST} names {bad[0]!r}.")
+    return text, manifest
+
+
+def _read_index(file: Path, shard: Shard) -> NDArray[np.void] | None:
+    try:
+        data = file.read_bytes()
+    except OSError:
+        return None
+    if hashlib.sha256(data).hexdigest() != shard.index_sha256 or len(data) < shard.samples * INDEX.itemsize:
+        return None
+    return np.frombuffer(data, INDEX, count=shard.samples, offset=len(data) - shard.samples * INDEX.itemsize)
+
+
+def index_bytes(rows: Sequence[tuple[int, int, int, int]]) -> bytes:
+    """The index file of one shard: a .npy array of `INDEX` rows (offset, size, label, suffix)."""
+    array = np.array(rows, dtype=INDEX)
+    header = f"{{'descr': {INDEX.descr!r}, 'fortran_order': False, 'shape': ({len(rows)},), }}"
+    # Written out by hand so that the bytes, and with them the fingerprint, do not change with numpy's padding.
+    padding = -(10 + len(header) + 1) % 64
+    head = b"\x93NUMPY\x01\x00" + (len(header) + padding + 1).to_bytes(2, "little")
+    return head + header.encode() + b" " * padding + b"\n" + array.tobytes()

@@ -1,0 +1,257 @@
+"""The encoder folder: weights, timm's config and our manifest, where pretraining ends and every task begins.
+
+    config.json         timm's local-dir format: timm.create_model("local-dir:FOLDER", pretrained=True)
+    model.safetensors   parameters under timm's names; head.fc.* if a head came along
+    manifest.json       see `swinmim.checkpoint.manifest`
+
+config.json is left out where timm cannot express the encoder (main-branch norms of H and G, linear position bias).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from swinmim import __version__
+from swinmim.checkpoint.coverage import coverage
+from swinmim.checkpoint.manifest import HISTORY, IMAGENET_MEAN, IMAGENET_STD, MANIFEST_NAME, Manifest, read_manifest
+from swinmim.checkpoint.timm_config import timm_config, timm_obstacle
+from swinmim.errors import CheckpointError
+from swinmim.models.position_bias import POSITION_BIASES, PositionBias
+from swinmim.models.recompute import Recompute
+from swinmim.models.swinv2 import Architecture, SwinV2
+
+WEIGHTS_NAME = "model.safetensors"
+CONFIG_NAME = "config.json"
+HEAD = "head.fc."  # timm's name of the classifier
+
+
+def save_encoder(
+    encoder: SwinV2,
+    folder: str | Path,
+    manifest: Mapping[str, Any] | None = None,
+    head: nn.Linear | None = None,
+) -> Path:
+    """Write an encoder folder, replacing an encoder folder (nothing else) of that name. Returns its path.
+
+    manifest: any of mean, std (default: ImageNet's for 3 channels, else 0.5), recipe, data, metrics, parent, task.
+    head: a classifier on the pooled features, stored under timm's names.
+    The folder appears under its name only when complete. Raises CheckpointError for other manifest keys, values JSON
+    cannot hold, a head of another width, or a place that holds something else.
+    """
+    folder = Path(folder)
+    if head is not None and head.in_features != encoder.num_features:
+        raise CheckpointError(
+            f"The head takes {head.in_features} features, the encoder gives {encoder.num_features}; "
+            "give the head that was trained on this encoder."
+        )
+    if (folder.exists() or folder.is_symlink()) and not _replaceable(folder):
+        raise CheckpointError(f"{folder} exists and is not an encoder folder{_contents(folder)}; choose another path.")
+    full = _manifest(encoder, manifest or {})
+    state = {name: tensor.detach() for name, tensor in encoder.state_dict().items()}
+    if head is not None:
+        state |= {HEAD + name: tensor.detach() for name, tensor in head.state_dict().items()}
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f".{folder.name}.draft-{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        full.write(draft)
+        if timm_obstacle(encoder) is None:
+            num_classes = 0 if head is None else head.out_features
+            config = timm_config(encoder, mean=full.mean, std=full.std, num_classes=num_classes)
+            (draft / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+        save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, draft / WEIGHTS_NAME)
+        _put_in_place(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def load_encoder(
+    path: str | Path,
+    *,
+    resolution: int | Sequence[int] | None = None,
+    window: int | Sequence[int] | None = None,
+    in_chans: int | None = None,
+    drop_path: float = 0.0,
+    recompute: Recompute = "none",
+    position_bias: PositionBias | None = None,
+) -> SwinV2:
+    """The encoder of a folder (see `find_encoder_folder`), in fp32 on the CPU.
+
+    resolution: pixels; another one than the folder's grows or shrinks the windows, and the position bias extrapolates
+    from the pretrained windows in the manifest. in_chans: another number of input channels sums (to 1) or repeats (to
+    more) the patch filters. Raises CheckpointError when the folder is not one, or does not hold exactly the
+    encoder's parameters (with a coverage report); ValueError for a resolution that does not fit.
+    """
+    folder = find_encoder_folder(path)
+    manifest = read_manifest(folder)
+    state = {name: t.float() for name, t in _read_weights(folder).items() if not name.startswith(HEAD)}
+    architecture = _architecture(manifest, folder)
+    if in_chans is not None and in_chans != architecture.in_chans:
+        state = _adapt_channels(state, architecture.in_chans, in_chans, folder)
+        architecture = dataclasses.replace(architecture, in_chans=in_chans)
+    if resolution is None:
+        resolution = manifest.resolution
+        window = manifest.windows[0] if window is None else window  # later stages only clamp it
+    with torch.device("meta"):  # nothing is drawn that the weights replace
+        encoder = SwinV2(
+            architecture,
+            resolution=resolution,
+            window=window,
+            pretrained_windows=manifest.pretrained_windows,
+            position_bias=position_bias or manifest.position_bias,  # type: ignore[arg-type]
+            drop_path=drop_path,
+            recompute=recompute,
+        )
+    report = coverage(encoder.state_dict(), state)
+    if not report.complete:
+        raise CheckpointError(
+            f"The weights of {folder} are not those of {architecture.name} as its manifest describes it:\n  {report}\n"
+            "Take a folder that save_encoder wrote and nobody edited."
+        )
+    encoder.to_empty(device="cpu")
+    encoder.load_state_dict(state)
+    return encoder
+
+
+def load_manifest(path: str | Path) -> Manifest:
+    """The manifest of an encoder folder (see `find_encoder_folder`)."""
+    return read_manifest(find_encoder_folder(path))
+
+
+def load_head(path: str | Path) -> nn.Linear | None:
+    """The classifier stored with an encoder, or None if there is none."""
+    state = _read_weights(find_encoder_folder(path))
+    weight, bias = state.get(HEAD + "weight"), state.get(HEAD + "bias")
+    if weight is None:
+        return None
+    head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    head.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
+    return head
+
+
+def find_encoder_folder(path: str | Path) -> Path:
+    """The encoder folder at `path`: the folder itself, or encoder/ inside a run or checkpoint directory.
+
+    Raises CheckpointError saying what was found instead.
+    """
+    path = Path(path)
+    for folder in (path, path / "encoder"):
+        if (folder / MANIFEST_NAME).is_file() and (folder / WEIGHTS_NAME).is_file():
+            return folder
+    wanted = f"An encoder folder holds {WEIGHTS_NAME} and {MANIFEST_NAME}"
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist. Give an encoder folder, or a run directory with encoder/ in it.")
+    if path.is_file():
+        raise CheckpointError(
+            f"{path} is a file. {wanted}; give the folder"
+            + (f" ({path.parent})." if (path.parent / MANIFEST_NAME).is_file() else ".")
+        )
+    if (path / CONFIG_NAME).is_file() and (path / WEIGHTS_NAME).is_file():
+        raise CheckpointError(
+            f"{path} has {CONFIG_NAME} but no {MANIFEST_NAME}: a model of timm or Hugging Face. Convert it first."
+        )
+    raise CheckpointError(f"{path} is not an encoder folder{_contents(path)}. {wanted}; a run has it as encoder/.")
+
+
+def _manifest(encoder: SwinV2, history: Mapping[str, Any]) -> Manifest:
+    for key in history:
+        if key not in HISTORY:
+            close = difflib.get_close_matches(key, HISTORY, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise CheckpointError(f"The manifest takes {', '.join(HISTORY)}; got {key!r}.{hint}")
+    given = dict(history)
+    rgb = encoder.in_chans == len(IMAGENET_MEAN)
+    for key, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+        values = tuple(float(v) for v in given.get(key) or (default if rgb else (0.5,) * encoder.in_chans))
+        if len(values) != encoder.in_chans:
+            raise CheckpointError(f"{key} has one value for each of the {encoder.in_chans} channels; got {values}.")
+        given[key] = values
+    return Manifest(
+        architecture=dataclasses.asdict(encoder.architecture),
+        resolution=encoder.resolution,
+        windows=tuple(stage.window for stage in encoder.stages),
+        pretrained_windows=encoder.pretrained_windows,
+        position_bias=encoder.position_bias,
+        in_chans=encoder.in_chans,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={"swinmim": __version__} | {name: metadata.version(name) for name in ("torch", "timm")},
+        **given,
+    )
+
+
+def _architecture(manifest: Manifest, folder: Path) -> Architecture:
+    if manifest.position_bias not in POSITION_BIASES:
+        raise CheckpointError(
+            f"{folder / MANIFEST_NAME}: position_bias is one of {', '.join(POSITION_BIASES)}; "
+            f"got {manifest.position_bias!r}."
+        )
+    try:
+        return Architecture(**manifest.architecture)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / MANIFEST_NAME} describes no SwinV2 of this version: {error}.") from error
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(folder / WEIGHTS_NAME)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS_NAME} is damaged: {error}. Copy it again or save it anew.") from error
+
+
+def _adapt_channels(state: dict[str, Tensor], old: int, new: int, folder: Path) -> dict[str, Tensor]:
+    """Patch filters for another number of channels, at the same strength of response to equal channels."""
+    name = "patch_embed.proj.weight"
+    if name not in state:
+        return state  # the coverage report says so
+    weight = state[name]
+    if new == 1:
+        weight = weight.sum(1, keepdim=True)
+    elif new > old:
+        weight = weight[:, torch.arange(new) % old] * (old / new)
+    else:
+        raise CheckpointError(f"{folder} takes {old} channels; that can become 1 or more than {old}, not {new}.")
+    return state | {name: weight.contiguous()}
+
+
+def _replaceable(folder: Path) -> bool:
+    if not folder.is_dir():
+        return folder.is_symlink()  # a link to nothing
+    complete = (folder / MANIFEST_NAME).is_file() and (folder / WEIGHTS_NAME).is_file()
+    return complete or not any(folder.iterdir())
+
+
+def _put_in_place(draft: Path, folder: Path) -> None:
+    """Rename; a former folder steps aside first, for no longer than two renames."""
+    if folder.is_symlink():
+        folder.unlink()
+    if not folder.exists():
+        draft.rename(folder)
+        return
+    former = folder.with_name(f".{folder.name}.former-{os.getpid()}")
+    folder.rename(former)
+    draft.rename(folder)
+    shutil.rmtree(former)
+
+
+def _contents(path: Path) -> str:
+    if not path.is_dir():
+        return " but a file"
+    names = sorted(p.name for p in path.iterdir())
+    return f" (it holds {', '.join(names[:5])}{', ...' if len(names) > 5 else ''})" if names else " (it is empty)"

@@ -1,0 +1,70 @@
+"""timm's own description of our encoder, so that timm can build it from a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from swinmim.models.swinv2 import SwinV2
+
+# The registered entry only names the family; model_args below overrides all that it sets.
+_TIMM_ENTRIES = {
+    (96, 6): "swinv2_tiny_window8_256",
+    (96, 18): "swinv2_small_window8_256",
+    (128, 18): "swinv2_base_window12_192",
+    (192, 18): "swinv2_large_window12_192",
+}
+_ANY_ENTRY = "swinv2_tiny_window8_256"
+
+
+def timm_obstacle(encoder: SwinV2) -> str | None:
+    """Why timm's SwinTransformerV2 cannot express this encoder, or None."""
+    architecture = encoder.architecture
+    if architecture.extra_norms:
+        return (
+            f"{architecture.name} has {architecture.extra_norms} norms on the main branch (extra_norm_every="
+            f"{architecture.extra_norm_every}) that timm's SwinTransformerV2 lacks"
+        )
+    if encoder.position_bias == "linear":
+        return "timm's SwinTransformerV2 has no linear position bias"
+    return None
+
+
+def timm_config(encoder: SwinV2, *, mean: Sequence[float], std: Sequence[float], num_classes: int) -> dict[str, Any]:
+    """config.json of a timm local-dir model. The encoder must have no `timm_obstacle`."""
+    architecture = encoder.architecture
+    depth = architecture.depths[2] if architecture.num_stages > 2 else 0
+    windows = [list(stage.window) for stage in encoder.stages]
+    # timm takes a pretrained window of 0 for "measure in the window in use".
+    renormalised = encoder.position_bias == "log_renormalised"
+    pretrained = [0] * len(windows) if renormalised else [list(window) for window in encoder.pretrained_windows]
+    return {
+        "architecture": _TIMM_ENTRIES.get((architecture.embed_dim, depth), _ANY_ENTRY),
+        "num_classes": num_classes,
+        "num_features": encoder.num_features,
+        "global_pool": "avg",
+        "model_args": {
+            "img_size": list(encoder.resolution),
+            "patch_size": architecture.patch_size,
+            "in_chans": encoder.in_chans,
+            "num_classes": num_classes,
+            "embed_dim": architecture.embed_dim,
+            "depths": list(architecture.depths),
+            "num_heads": list(architecture.num_heads),
+            "window_size": windows,
+            "mlp_ratio": architecture.mlp_ratio,
+            "pretrained_window_sizes": pretrained,
+        },
+        "pretrained_cfg": {
+            "num_classes": num_classes,
+            "input_size": [encoder.in_chans, *encoder.resolution],
+            "fixed_input_size": True,
+            "pool_size": list(encoder.stages[-1].grid),
+            "crop_pct": 1.0,
+            "interpolation": "bicubic",
+            "mean": list(mean),
+            "std": list(std),
+            "first_conv": "patch_embed.proj",
+            "classifier": "head.fc",
+        },
+    }

@@ -1,0 +1,356 @@
+"""SwinV2, the encoder (arXiv 2111.09883), with the parameter names of timm's SwinTransformerV2.
+
+Shapes: B batch, H W grid of tokens (or pixels of images), C channels, N tokens of one window, w windows of one grid,
+L relative offsets of one window.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from swinmim.models.architecture import ARCHITECTURES, Architecture, get_architecture
+from swinmim.models.attention import WindowAttention
+from swinmim.models.init import init_weights
+from swinmim.models.position_bias import POSITION_BIASES, PositionBias, relative_coords, relative_position_index
+from swinmim.models.recompute import RECOMPUTES, Recompute, run_block
+from swinmim.models.windows import (
+    Pair,
+    StageWindow,
+    as_pair,
+    merge_windows,
+    partition_windows,
+    shift_regions,
+    stage_windows,
+)
+
+__all__ = ["ARCHITECTURES", "Architecture", "SwinV2", "create_encoder", "get_architecture", "num_parameters"]
+
+
+class SwinV2(nn.Module):
+    """The encoder: images (B, in_chans, H, W) -> a map of tokens per stage.
+
+    resolution: image height and width in pixels, one int or (H, W); it sets the windows (`stage_windows`).
+    window: tokens, instead of resolution / architecture.window_ratio.
+    pretrained_windows: per stage, the window that the position bias was trained with; its coordinates keep that unit
+        when `resize` grows the window. Default: the windows of this resolution.
+    position_bias: see `relative_coords`.
+    drop_path: stochastic depth, rising linearly from 0 at the first block to this rate at the last.
+    recompute: activation checkpointing, "none" or "full".
+
+    Raises ValueError for a size that does not fit (with the nearest that do) and for unknown options.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        resolution: int | Sequence[int] = 192,
+        window: int | Sequence[int] | None = None,
+        pretrained_windows: Sequence[int | Sequence[int]] | None = None,
+        position_bias: PositionBias = "log",
+        drop_path: float = 0.0,
+        recompute: Recompute = "none",
+    ) -> None:
+        super().__init__()
+        _check_choice("position_bias", position_bias, POSITION_BIASES)
+        _check_choice("recompute", recompute, RECOMPUTES)
+        if not 0.0 <= drop_path < 1.0:
+            raise ValueError(f"drop_path is a rate from 0 up to, not including, 1; got {drop_path}.")
+        self.architecture = architecture
+        self.resolution, self.stages = _fit(architecture, resolution, window)
+        self.pretrained_windows = _pretrained_windows(pretrained_windows, self.stages)
+        self.position_bias: PositionBias = position_bias
+        self.drop_path = drop_path
+        self.recompute: Recompute = recompute
+
+        self.patch_embed = PatchEmbed(architecture)
+        rates = iter(torch.linspace(0, drop_path, sum(architecture.depths), device="cpu").tolist())
+        self.layers = nn.ModuleList(
+            Stage(architecture, s, [next(rates) for _ in range(depth)]) for s, depth in enumerate(architecture.depths)
+        )
+        self.norm = nn.LayerNorm(architecture.num_features)
+        self._set_windows()
+        self.reset_parameters()
+
+    @property
+    def in_chans(self) -> int:
+        return self.architecture.in_chans
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last stage."""
+        return self.architecture.num_features
+
+    @property
+    def stride(self) -> int:
+        """Pixels per token side of the last stage."""
+        return self.architecture.stride
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew (see `init_weights`); does nothing on the meta device."""
+        if not self.norm.weight.is_meta:
+            init_weights(self)
+
+    def resize(self, resolution: int | Sequence[int], window: int | Sequence[int] | None = None) -> None:
+        """Take images of another resolution from now on, in place. No weight changes.
+
+        The windows follow the resolution (or `window`); `pretrained_windows` stays, so that the bias at offsets the
+        old window had is unchanged and larger offsets extrapolate (paper section 3.3). Raises ValueError, leaving the
+        model as it was, for a size that does not fit.
+        """
+        self.resolution, self.stages = _fit(self.architecture, resolution, window)
+        self._set_windows()
+
+    def _set_windows(self) -> None:
+        for stage, window, pretrained in zip(self.layers, self.stages, self.pretrained_windows, strict=True):
+            cast(Stage, stage).set_window(window, pretrained, self.position_bias)
+
+    def embed(self, images_BCHW: Tensor) -> Tensor:
+        """Patch tokens, normalised: (B, in_chans, H, W) -> (B, H / patch, W / patch, C_1)."""
+        expected = (self.in_chans, *self.resolution)
+        if tuple(images_BCHW.shape[1:]) != expected:
+            raise ValueError(
+                f"The encoder is set to images of shape (B, {self.in_chans}, {self.resolution[0]}, "
+                f"{self.resolution[1]}); got {tuple(images_BCHW.shape)}. "
+                "Call resize(resolution) for another size, or build it with another in_chans."
+            )
+        out: Tensor = self.patch_embed(images_BCHW)
+        return out
+
+    def encode(self, tokens_BHWC: Tensor) -> list[Tensor]:
+        """Run the stages on embedded tokens: list of (B, H_s, W_s, C_s), without the final norm."""
+        maps = []
+        for stage in self.layers:
+            tokens_BHWC = stage(tokens_BHWC, self.recompute)
+            maps.append(tokens_BHWC)
+        return maps
+
+    def forward_features(self, images_BCHW: Tensor) -> Tensor:
+        """The last stage after the final norm, (B, H_S, W_S, C_S): timm's `forward_features`."""
+        out: Tensor = self.norm(self.encode(self.embed(images_BCHW))[-1])
+        return out
+
+    def features(self, images_BCHW: Tensor) -> list[Tensor]:
+        """One map per stage for dense tasks, list of (B, C_s, H_s, W_s), without the final norm.
+
+        The maps of timm's features_only, but channels first; in memory they are channels-last.
+        """
+        return [tokens_BHWC.permute(0, 3, 1, 2) for tokens_BHWC in self.encode(self.embed(images_BCHW))]
+
+    def pool(self, images_BCHW: Tensor) -> Tensor:
+        """One vector per image, (B, C_S): the mean over the last map after the final norm."""
+        return self.forward_features(images_BCHW).mean(dim=(1, 2))
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """The same as `pool`."""
+        return self.pool(images_BCHW)
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches -> normalised tokens, (B, C, H, W) -> (B, H / patch, W / patch, embed_dim)."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        patch = architecture.patch_size
+        self.proj = nn.Conv2d(architecture.in_chans, architecture.embed_dim, kernel_size=patch, stride=patch)
+        self.norm = nn.LayerNorm(architecture.embed_dim)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.proj(images_BCHW).permute(0, 2, 3, 1))
+        return out
+
+
+class PatchMerging(nn.Module):
+    """2x2 tokens become one, (B, H, W, C) -> (B, H/2, W/2, 2C). The norm comes after the projection (V1: before)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+        self.norm = nn.LayerNorm(2 * dim)
+
+    def forward(self, tokens_BHWC: Tensor) -> Tensor:
+        B, H, W, C = tokens_BHWC.shape
+        # The official order of the four neighbours: (0, 0), (1, 0), (0, 1), (1, 1).
+        quads = tokens_BHWC.reshape(B, H // 2, 2, W // 2, 2, C).permute(0, 1, 3, 4, 2, 5).flatten(3)
+        out: Tensor = self.norm(self.reduction(quads))
+        return out
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between, on the last axis."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        out: Tensor = self.fc2(F.gelu(self.fc1(tokens)))
+        return out
+
+
+class Stage(nn.Module):
+    """Merging (all stages but the first), then the blocks: (B, H, W, C) -> (B, H_s, W_s, C_s).
+
+    The tables that depend on the window alone are held here, once for all blocks, and are not part of the state dict.
+    """
+
+    coords_L2: Tensor
+    index_NN: Tensor
+    regions_wN: Tensor | None
+
+    def __init__(self, architecture: Architecture, index: int, drop_paths: Sequence[float]) -> None:
+        super().__init__()
+        dim, num_heads = architecture.stage_dims[index], architecture.num_heads[index]
+        self.downsample = PatchMerging(dim // 2) if index > 0 else None
+        self.blocks = nn.ModuleList(
+            Block(
+                dim,
+                num_heads,
+                hidden_dim=int(dim * architecture.mlp_ratio),
+                drop_path=drop_path,
+                shifted=j % 2 == 1,
+                extra_norm=architecture.has_extra_norm(index, j),
+            )
+            for j, drop_path in enumerate(drop_paths)
+        )
+        self._windows: tuple[StageWindow, Pair, PositionBias] | None = None
+
+    def set_window(self, stage_window: StageWindow, pretrained_window: Pair, kind: PositionBias) -> None:
+        self._windows = stage_window, pretrained_window, kind
+        for block in self.blocks:
+            cast(Block, block).stage_window = stage_window
+        self._fill_tables()
+
+    def _fill_tables(self) -> None:
+        if self._windows is None:
+            return
+        stage_window, pretrained_window, kind = self._windows
+        device = next(self.parameters()).device
+        coords = relative_coords(stage_window.window, pretrained_window, kind=kind, device=device)
+        regions = shift_regions(stage_window, device) if any(stage_window.shift) else None
+        self.register_buffer("coords_L2", coords.flatten(0, 1), persistent=False)
+        self.register_buffer("index_NN", relative_position_index(stage_window.window, device), persistent=False)
+        self.register_buffer("regions_wN", regions, persistent=False)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Stage:
+        # Tables are computed, never converted: `model.bfloat16()` must not round the coordinates, and `to_empty()`
+        # after construction on the meta device must not leave them blank.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._fill_tables()
+        return self
+
+    def forward(self, tokens_BHWC: Tensor, recompute: str = "none") -> Tensor:
+        if self.downsample is not None:
+            tokens_BHWC = self.downsample(tokens_BHWC)
+        for block in self.blocks:
+            regions_wN = self.regions_wN if block.shifted else None
+            tables = (self.coords_L2, self.index_NN, regions_wN)
+            tokens_BHWC = run_block(block, tokens_BHWC, *tables, recompute=recompute)
+        return tokens_BHWC
+
+
+class Block(nn.Module):
+    """Attention and MLP, each ending in its norm before it joins the main branch ("res-post-norm", paper 3.2)."""
+
+    stage_window: StageWindow
+
+    def __init__(
+        self, dim: int, num_heads: int, *, hidden_dim: int, drop_path: float, shifted: bool, extra_norm: bool
+    ) -> None:
+        super().__init__()
+        self.drop_path = drop_path
+        self.shifted = shifted
+        self.attn = WindowAttention(dim, num_heads)
+        self.norm1 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, hidden_dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim) if extra_norm else None
+
+    def forward(self, tokens_BHWC: Tensor, coords_L2: Tensor, index_NN: Tensor, regions_wN: Tensor | None) -> Tensor:
+        attended_BHWC = self.attend(tokens_BHWC, coords_L2, index_NN, regions_wN)
+        tokens_BHWC = tokens_BHWC + self.drop(self.norm1(attended_BHWC))
+        tokens_BHWC = tokens_BHWC + self.drop(self.norm2(self.mlp(tokens_BHWC)))
+        return tokens_BHWC if self.norm3 is None else self.norm3(tokens_BHWC)
+
+    def attend(self, tokens_BHWC: Tensor, coords_L2: Tensor, index_NN: Tensor, regions_wN: Tensor | None) -> Tensor:
+        """Attention inside the (shifted) windows, (B, H, W, C) -> (B, H, W, C)."""
+        tables = (coords_L2, index_NN, regions_wN)
+        grid, window, shift = self.stage_window.grid, self.stage_window.window, self.stage_window.shift
+        if self.stage_window.is_global:
+            return cast(Tensor, self.attn(tokens_BHWC.flatten(1, 2), *tables)).view(tokens_BHWC.shape)
+        roll = self.shifted and any(shift)
+        if roll:
+            tokens_BHWC = tokens_BHWC.roll((-shift[0], -shift[1]), dims=(1, 2))
+        windows_BwNC = self.attn(partition_windows(tokens_BHWC, window), *tables)
+        tokens_BHWC = merge_windows(windows_BwNC, window, grid)
+        return tokens_BHWC.roll(shift, dims=(1, 2)) if roll else tokens_BHWC
+
+    def drop(self, branch_BHWC: Tensor) -> Tensor:
+        """Stochastic depth: drop the branch of a sample with probability drop_path, else scale it to keep the mean.
+
+        By multiplication with a mask, not by indexing: shapes stay static.
+        """
+        if not self.training or self.drop_path == 0.0:
+            return branch_BHWC
+        keep = 1.0 - self.drop_path
+        return branch_BHWC * branch_BHWC.new_empty(len(branch_BHWC), 1, 1, 1).bernoulli_(keep).div_(keep)
+
+
+def create_encoder(name: str, *, resolution: int | Sequence[int] = 192, in_chans: int = 3, **options: Any) -> SwinV2:
+    """A SwinV2 with random weights: swinv2_t, s, b, l, h, g, or swinv2_demo (for 32 px images).
+
+    resolution: pixels, one int or (H, W). options: those of `SwinV2` (window, drop_path, ...) and, to change the
+    architecture, fields of `Architecture` (embed_dim, depths, head_dim, ...). Raises ValueError for an unknown name
+    or option (with the nearest known one) and for a resolution that does not fit.
+    """
+    of_model = [p for p in inspect.signature(SwinV2.__init__).parameters if p not in ("self", "architecture")]
+    model_options = {key: options.pop(key) for key in list(options) if key in of_model}
+    architecture = get_architecture(name, in_chans=in_chans, **options)
+    return SwinV2(architecture, resolution=resolution, **model_options)
+
+
+def num_parameters(architecture: Architecture | str) -> int:
+    """Parameters of the encoder, counted on the meta device: no memory is used."""
+    if isinstance(architecture, str):
+        architecture = get_architecture(architecture)
+    with torch.device("meta"):
+        # The smallest image there is, with one window per stage: it fits every architecture.
+        encoder = SwinV2(architecture, resolution=architecture.stride, window=architecture.stride)
+    return sum(p.numel() for p in encoder.parameters())
+
+
+def _fit(
+    architecture: Architecture, resolution: int | Sequence[int], window: int | Sequence[int] | None
+) -> tuple[Pair, tuple[StageWindow, ...]]:
+    stages = stage_windows(
+        resolution,
+        patch_size=architecture.patch_size,
+        num_stages=architecture.num_stages,
+        window_ratio=architecture.window_ratio,
+        window=window,
+    )
+    return as_pair(resolution), stages
+
+
+def _pretrained_windows(given: Sequence[int | Sequence[int]] | None, stages: Sequence[StageWindow]) -> tuple[Pair, ...]:
+    if given is None:
+        return tuple(stage.window for stage in stages)
+    windows = tuple(as_pair(window) for window in given)
+    if len(windows) != len(stages) or any(min(window) < 1 for window in windows):
+        raise ValueError(
+            f"pretrained_windows has one window of at least 1 token for each of the {len(stages)} stages; got {given}. "
+            'For coordinates without a pretrained window (0 elsewhere) use position_bias="log_renormalised".'
+        )
+    return windows
+
+
+def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{option} is one of {', '.join(choices)}; got {value!r}.")

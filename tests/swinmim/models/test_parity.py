@@ -1,0 +1,174 @@
+"""SwinV2 against timm's SwinTransformerV2 and Hugging Face's Swinv2Model, fp32, weights drawn at random.
+
+Norm gammas are drawn too: at initialisation every block is the identity, so fresh weights would prove nothing.
+"""
+
+import re
+
+import pytest
+import torch
+from timm.models.swin_transformer_v2 import SwinTransformerV2
+from torch import nn
+
+from swinmim.models.swinv2 import Architecture, SwinV2
+
+FOUR_STAGES = Architecture(name="small", embed_dim=32, depths=(2, 2, 2, 1), head_dim=16)
+TWO_STAGES = Architecture(name="two", embed_dim=32, depths=(2, 2), head_dim=16)
+
+
+def randomise(model: nn.Module, seed: int = 0, logit_scale_spread: float = 0.3) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if "norm" in name and name.endswith("weight"):
+                parameter.copy_(1 + 0.3 * noise)
+            elif name.endswith("logit_scale"):
+                parameter.copy_(2.3 + logit_scale_spread * noise)
+            elif "cpb_mlp" in name:
+                parameter.copy_(0.3 * noise)
+            else:
+                parameter.copy_(0.1 * noise)
+
+
+def timm_twin(encoder: SwinV2) -> SwinTransformerV2:
+    a = encoder.architecture
+    renormalised = encoder.position_bias == "log_renormalised"
+    twin = SwinTransformerV2(
+        img_size=encoder.resolution,
+        patch_size=a.patch_size,
+        num_classes=0,
+        embed_dim=a.embed_dim,
+        depths=a.depths,
+        num_heads=a.num_heads,
+        window_size=tuple(s.window for s in encoder.stages),
+        drop_path_rate=0.0,
+        pretrained_window_sizes=(0,) * a.num_stages if renormalised else encoder.pretrained_windows,
+    )
+    twin.load_state_dict(encoder.state_dict(), strict=True)
+    return twin
+
+
+def gradients(model: nn.Module, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    loss = sum((f * torch.randn(f.shape, generator=generator).to(f.dtype)).sum() for f in features)
+    loss.backward()
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+def relative_error(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    assert ours.keys() == theirs.keys()
+    difference = sum((ours[n] - theirs[n]).double().square().sum() for n in ours)
+    return float((difference / sum(theirs[n].double().square().sum() for n in theirs)) ** 0.5)
+
+
+SIZES = [
+    pytest.param(FOUR_STAGES, 64, None, None, id="64"),
+    pytest.param(FOUR_STAGES, 64, None, (2, 2, 2, 1), id="64-pretrained"),
+    pytest.param(FOUR_STAGES, 192, None, None, id="192"),
+    pytest.param(FOUR_STAGES, 192, None, (6, 6, 6, 3), id="192-pretrained"),
+    pytest.param(FOUR_STAGES, (64, 128), None, None, id="64x128"),
+    pytest.param(FOUR_STAGES, (64, 128), 4, (3, 3, 3, 2), id="64x128-pretrained-shifted-on-one-axis"),
+    pytest.param(TWO_STAGES, (32, 64), 4, None, id="two-stages"),
+]
+
+
+@pytest.mark.parametrize(("architecture", "resolution", "window", "pretrained"), SIZES)
+def test_equals_timm(architecture, resolution, window, pretrained):
+    encoder = SwinV2(architecture, resolution=resolution, window=window, pretrained_windows=pretrained)
+    randomise(encoder)
+    twin = timm_twin(encoder)
+    images = torch.randn(2, 3, *encoder.resolution, generator=torch.Generator().manual_seed(2))
+    ours, theirs = encoder.forward_features(images), twin.forward_features(images)
+    assert (ours - theirs).abs().max() <= 1e-5
+    assert relative_error(gradients(encoder, [ours]), gradients(twin, [theirs])) <= 1e-5
+    intermediates = twin.forward_intermediates(images, intermediates_only=True)
+    for a, b in zip(encoder.features(images), intermediates, strict=True):
+        assert (a - b).abs().max() <= 1e-5 * b.abs().max().clamp(min=1)
+
+
+@pytest.mark.parametrize(("architecture", "resolution", "window", "pretrained"), SIZES)
+def test_equals_timm_in_fp64(architecture, resolution, window, pretrained):
+    """With heads at the clamp of the logit scale, where fp32 rounding alone is 3e-5 in either model."""
+    encoder = SwinV2(architecture, resolution=resolution, window=window, pretrained_windows=pretrained)
+    randomise(encoder, seed=3, logit_scale_spread=3)
+    twin = timm_twin(encoder).double()
+    images = torch.randn(1, 3, *encoder.resolution, generator=torch.Generator().manual_seed(2)).double()
+    ours, theirs = encoder.double().forward_features(images), twin.forward_features(images)
+    assert (ours - theirs).abs().max() <= 1e-11
+    assert relative_error(gradients(encoder, [ours]), gradients(twin, [theirs])) <= 1e-11
+
+
+def test_renormalised_coordinates_are_timm_without_pretrained_windows():
+    encoder = SwinV2(TWO_STAGES, resolution=64, pretrained_windows=(2, 2), position_bias="log_renormalised")
+    randomise(encoder)
+    images = torch.randn(1, 3, 64, 64)
+    assert (encoder.forward_features(images) - timm_twin(encoder).forward_features(images)).abs().max() <= 1e-5
+
+
+def hf_twin(encoder: SwinV2) -> nn.Module:
+    from transformers import Swinv2Config, Swinv2Model
+
+    a = encoder.architecture
+    config = Swinv2Config(
+        image_size=encoder.resolution,
+        embed_dim=a.embed_dim,
+        depths=list(a.depths),
+        num_heads=list(a.num_heads),
+        window_size=encoder.stages[0].window[0],
+        pretrained_window_sizes=[w[0] for w in encoder.pretrained_windows],
+        drop_path_rate=0.0,
+    )
+    twin = Swinv2Model(config, add_pooling_layer=False)
+    twin.load_state_dict(hf_names(encoder.state_dict()), strict=True)
+    return twin
+
+
+def hf_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    out = {}
+    for name, tensor in state.items():
+        if name.endswith("qkv.weight"):
+            for part, third in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                out[name.replace("qkv", part)] = third
+        else:
+            out[name] = tensor
+    renames = [
+        (r"^norm\.", "layernorm."),
+        (r"^patch_embed\.proj", "embeddings.patch_embeddings.projection"),
+        (r"^patch_embed", "embeddings"),
+        (r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample"),
+        (r"^layers", "encoder.layers"),
+        (r"attn\.proj", "attention.output.dense"),
+        (r"attn\.cpb_mlp", "attn.continuous_position_bias_mlp"),
+        (r"attn\.q_bias", "attn.query.bias"),
+        (r"attn\.v_bias", "attn.value.bias"),
+        (r"attn\.", "attention.self."),
+        (r"mlp\.fc1", "intermediate.dense"),
+        (r"mlp\.fc2", "output.dense"),
+        (r"(blocks\.\d+)\.norm1", r"\1.layernorm_before"),
+        (r"(blocks\.\d+)\.norm2", r"\1.layernorm_after"),
+    ]
+    for pattern, replacement in renames:
+        out = {re.sub(pattern, replacement, name): tensor for name, tensor in out.items()}
+    return out
+
+
+@pytest.mark.parametrize(
+    ("architecture", "resolution", "window", "pretrained"),
+    [
+        pytest.param(FOUR_STAGES, 64, None, None, id="64"),
+        pytest.param(FOUR_STAGES, 192, None, (6, 6, 6, 3), id="192-pretrained"),
+        # Hugging Face clamps both axes by the height, so a non-square grid must not be clamped at all.
+        pytest.param(TWO_STAGES, (64, 96), 4, (3, 3), id="64x96-pretrained"),
+    ],
+)
+def test_equals_hugging_face(architecture, resolution, window, pretrained):
+    encoder = SwinV2(architecture, resolution=resolution, window=window, pretrained_windows=pretrained)
+    randomise(encoder)
+    twin = hf_twin(encoder)
+    images = torch.randn(2, 3, *encoder.resolution, generator=torch.Generator().manual_seed(2))
+    ours = encoder.forward_features(images).flatten(1, 2)
+    theirs = twin(images).last_hidden_state
+    assert (ours - theirs).abs().max() <= 1e-5
+    our_gradients = hf_names(gradients(encoder, [ours]))
+    assert relative_error(our_gradients, gradients(twin, [theirs])) <= 1e-5
