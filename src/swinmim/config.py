@@ -257,16 +257,16 @@ def _key_problem(override: Override, cfg: DictConfig) -> str | None:
         return None
     if override.type in (OverrideType.ADD, OverrideType.FORCE_ADD):
         return f"unknown key '{key}': '+' cannot add keys that the program does not read.{_nearest(key, _keys(cfg))}"
-    node: Any = cfg
-    for depth, part in enumerate(key.split(".")):
-        if not OmegaConf.is_dict(node) or part not in node:
-            parent = ".".join(key.split(".")[:depth])
-            legal = sorted(map(str, node)) if OmegaConf.is_dict(node) else []
-            where = f" Legal keys{' of ' + parent if parent else ''}: {', '.join(legal)}." if legal else ""
-            return f"unknown key '{key}'.{_nearest(key, _keys(cfg))}{where}"
-        node = node._get_node(part)
-        node = None if OmegaConf.is_missing(cfg, key) and depth == key.count(".") else node
-    return None
+    known = _keys(cfg)
+    if key in known:
+        return None
+    parent = key.rpartition(".")[0]
+    while parent and parent not in known:
+        parent = parent.rpartition(".")[0]
+    legal = sorted(path for path in known if path.rpartition(".")[0] == parent)
+    names = ", ".join(path.rpartition(".")[2] for path in legal)
+    where = f" Legal keys{' of ' + parent if parent else ''}: {names}." if legal else ""
+    return f"unknown key '{key}'.{_nearest(key, known)}{where}"
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
@@ -341,4 +341,9 @@ def _describe(schema_type: type[Any], data: dict[Any, Any], error: ValidationErr
         message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
         received = "" if item["type"] == "value_error" else f"; got {node!r}"
         lines.setdefault(path, []).append(f"{message}{received}")
-    return [text if text.startswith("unknown key") or ": a value is required" in text else f"{path + ': ' if path else ''}{text}" for path, texts in lines.items() for text in dict.fromkeys(texts)]
+    described = []
+    for path, texts in lines.items():
+        text = "; or ".join(dict.fromkeys(texts))
+        named = path == "" or text.startswith(("unknown key", f"{path}:"))
+        described.append(text if named else f"{path}: {text}")
+    return described
