@@ -272,18 +272,23 @@ class _ShardData(LightningDataModule):
         """Make the restored counters of this epoch say what the sampler delivers.
 
         They count micro-batches of the run that wrote the checkpoint. With another number of processes a global batch
-        has another number of them; and those of an unfinished step, whose gradients are gone, are due again.
+        has another number of them; those of an unfinished step, whose gradients are gone, are due again; and between two
+        epochs they may still be those of the finished one, which would end the next before it starts.
         """
         if self._resumed is None or self.trainer is None:
             return
         _, batches = self._resumed
         self._resumed = None
-        current = _counters(self.trainer.fit_loop.epoch_loop.batch_progress)
-        if batches == 0 or not self.trainer.fit_loop.restarting:
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        current = _counters(progress)
+        if not self.trainer.fit_loop.restarting:  # Lightning then starts the epoch with fresh counters
             return
-        done, open_ = batches * self.accumulation, current.processed - current.completed
+        done = batches * self.accumulation
+        # In a checkpoint from `on_train_batch_end` the last batch is not yet completed; Lightning adds it on restart.
+        completing = current.processed - current.completed
         current.ready = current.started = current.processed = done
-        current.completed = done - max(open_, 0)
+        current.completed = done - completing
+        progress.is_last_batch = False
 
 
 class PretrainData(_ShardData):

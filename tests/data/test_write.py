@@ -1,3 +1,4 @@
+import gc
 import hashlib
 import json
 import os
@@ -32,9 +33,11 @@ def test_written_set_reads_back(shard_dir, shards, folder):
     assert not [file for file in shard_dir.iterdir() if "partial" in file.name]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its files open
 def test_stock_webdataset_reads_what_we_write(shard_dir, shards):
     urls = [str(shard_dir / shard.name) for shard in shards.shards]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False))
+    gc.collect()
     assert len(samples) == 40
     for index, sample in enumerate(samples):
         record = shards.read(index)
