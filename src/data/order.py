@@ -97,8 +97,8 @@ class EpochOrder:
     """The order of one epoch over a set of shards.
 
     The shards are permuted and laid end to end as one ring, entered at a random place, and cut to whole global
-    batches. That stream is split into `lanes` of equal length; inside a lane, samples are shuffled within blocks of `block`
-    consecutive shards, so that a reader works on few shards at a time. A global batch takes an equal share of
+    batches. That stream is split into `lanes` of equal length; inside a lane, samples are shuffled within blocks of
+    `block` consecutive shards, so that a reader works on few shards at a time. A global batch takes an equal share of
     each lane.
 
     Args:
