@@ -201,7 +201,7 @@ def test_a_changed_order_is_refused_with_the_way_out(shards, tmp_path):
         pretrain_data(shards, global_batch=16).load_state_dict(state)
     make_folder(tmp_path / "in", 40)
     write_shards(tmp_path / "in", tmp_path / "out", WriteOptions(resize=24, workers=1))
-    with pytest.raises(DataError, match="fingerprint: checkpoint .*point data.path at the shards"):
+    with pytest.raises(DataError, match=r"fingerprint: checkpoint .*point data.path at the shards"):
         pretrain_data(ShardSet.open(tmp_path / "out")).load_state_dict(state)
 
 
@@ -228,7 +228,7 @@ def damaged(shard_dir, tmp_path):
         shards = ShardSet.open(tmp_path)
         for index in indices:
             record = shards.read(index)
-            number, name = shards.locate(index)
+            _, name = shards.locate(index)
             data = (tmp_path / name).read_bytes()
             (tmp_path / name).write_bytes(data.replace(record.data, bytes(len(record.data))))
         shards.close()
@@ -241,10 +241,8 @@ def damaged(shard_dir, tmp_path):
 def test_a_damaged_image_is_counted_named_and_replaced(damaged, workers, caplog):
     shards = damaged([3])
     with caplog.at_level(logging.WARNING):
-        runs = [
-            list(PretrainData(shards, resolution=(16, 16), seed=s, global_batch=40, batch_size=40, num_workers=workers).train_dataloader())
-            for s in (0, 0)
-        ]  # fmt: skip
+        size = {"resolution": (16, 16), "global_batch": 40, "batch_size": 40, "num_workers": workers}
+        runs = [list(PretrainData(shards, seed=0, **size).train_dataloader()) for _ in range(2)]
     (batch,), (again,) = runs
     assert batch["substituted"].sum() == 1
     assert 3 not in batch["index"].tolist()
