@@ -268,27 +268,30 @@ class _ShardData(LightningDataModule):
         if self._sampler is not None:
             self._sampler.seek(self._resumed[0], self._resumed[1] * self.accumulation)
 
-    def _align_loops(self) -> None:
-        """Make the restored counters of this epoch say what the sampler delivers.
+    def _align_loops(self, epoch: int) -> None:
+        """Make the restored counters say what the sampler delivers; called before the first epoch after a resume.
 
         They count micro-batches of the run that wrote the checkpoint. With another number of processes a global batch
-        has another number of them; those of an unfinished step, whose gradients are gone, are due again; and between two
-        epochs they may still be those of the finished one, which would end the next before it starts.
+        has another number of them; those of an unfinished step, whose gradients are gone, are due again; and between
+        two epochs they may still be those of the finished one, which would end the next before it starts.
         """
         if self._resumed is None or self.trainer is None:
             return
-        _, batches = self._resumed
+        due, batches = self._resumed
         self._resumed = None
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        current = _counters(progress)
         if not self.trainer.fit_loop.restarting:  # Lightning then starts the epoch with fresh counters
             return
-        done = batches * self.accumulation
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        current = _counters(progress)
         # In a checkpoint from `on_train_batch_end` the last batch is not yet completed; Lightning adds it on restart.
         completing = current.processed - current.completed
+        if epoch < due:  # all batches are done, Lightning goes back only to close the epoch
+            done = int(self.trainer.num_training_batches)
+        else:
+            done = batches * self.accumulation
+            progress.is_last_batch = False
         current.ready = current.started = current.processed = done
         current.completed = done - completing
-        progress.is_last_batch = False
 
 
 class PretrainData(_ShardData):

@@ -48,7 +48,7 @@ class TrainSampler(Sampler[list[Place]]):
         start_batch: int = 0,
         lanes: int = 1,
         block: int = 8,
-        on_epoch: Callable[[], None] | None = None,
+        on_epoch: Callable[[int], None] | None = None,
     ) -> None:
         self.indices, self.sizes = indices, sizes
         self.global_batch, self.batch_size = global_batch, batch_size
@@ -68,7 +68,7 @@ class TrainSampler(Sampler[list[Place]]):
         """Read epoch `epoch` from the next `iter` on."""
         self.epoch = epoch
         if self._on_epoch is not None:
-            self._on_epoch()
+            self._on_epoch(epoch)
 
     def seek(self, epoch: int, start_batch: int) -> None:
         """Leave out the first `start_batch` micro-batches of `epoch`, and of no other."""

@@ -4,9 +4,9 @@ import zlib
 
 import numpy as np
 import pytest
-from made_images import image_bytes, make_pixels
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_images import image_bytes, make_pixels
 from PIL import Image
 
 from data.decode import DecodeError, decode

@@ -50,7 +50,18 @@ class Recorder(pl.LightningModule):
 
 
 def fit(
-    shards, path, *, resume=None, workers=0, batch_size=4, stop_after=None, every=None, data=None, epochs=3, **trainer
+    shards,
+    path,
+    *,
+    resume=None,
+    workers=0,
+    batch_size=4,
+    stop_after=None,
+    every=None,
+    data=None,
+    epochs=3,
+    callbacks=(),
+    **trainer,
 ):
     data = data or pretrain_data(shards, num_workers=workers, batch_size=batch_size)
     module = Recorder(stop_after)
@@ -59,7 +70,7 @@ def fit(
     pl.Trainer(
         accelerator="cpu",
         logger=False,
-        callbacks=[checkpoint] if every else [],
+        callbacks=[*callbacks, *([checkpoint] if every else [])],
         enable_checkpointing=bool(every),
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -175,22 +186,16 @@ class SaveAt(Callback):
             trainer.save_checkpoint(self.path)
 
 
-@pytest.mark.parametrize("limit", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 12}])
+@pytest.mark.parametrize("batch_size", [4, 2])
+@pytest.mark.parametrize("limit", [{"epochs": 3}, {"epochs": -1, "max_steps": 12}])
 @pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_validation_end", "on_train_epoch_start"])
-def test_resume_at_the_border_of_an_epoch(shards, uninterrupted, tmp_path, hook, limit):
+def test_resume_at_the_border_of_an_epoch(shards, uninterrupted, tmp_path, hook, limit, batch_size):
     path = tmp_path / "border.ckpt"
-
-    def run(resume, callbacks):
-        module = Recorder()
-        pl.Trainer(
-            accelerator="cpu", logger=False, callbacks=callbacks, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, accumulate_grad_batches=2, **limit,
-        ).fit(module, pretrain_data(shards), ckpt_path=resume, weights_only=True)  # fmt: skip
-        return module
-
-    assert run(None, [SaveAt(path, hook)]).seen == uninterrupted.seen
-    done = {"on_train_epoch_start": 8}.get(hook, 16)
-    assert run(path, []).seen == uninterrupted.seen[done:]
+    whole = fit(shards, None, callbacks=[SaveAt(path, hook)], **limit)
+    assert whole.seen == uninterrupted.seen
+    resumed = fit(shards, None, resume=path, batch_size=batch_size, **limit)
+    assert samples(resumed) == samples(uninterrupted)[{"on_train_epoch_start": 32}.get(hook, 64) :]
+    torch.testing.assert_close(resumed.weight, uninterrupted.weight)
 
 
 def test_a_changed_order_is_refused_with_the_way_out(shards, tmp_path):
@@ -201,7 +206,7 @@ def test_a_changed_order_is_refused_with_the_way_out(shards, tmp_path):
         pretrain_data(shards, global_batch=16).load_state_dict(state)
     make_folder(tmp_path / "in", 40)
     write_shards(tmp_path / "in", tmp_path / "out", WriteOptions(resize=24, workers=1))
-    with pytest.raises(DataError, match="fingerprint: checkpoint .*point data.path at the shards"):
+    with pytest.raises(DataError, match=r"fingerprint: checkpoint .*point data.path at the shards"):
         pretrain_data(ShardSet.open(tmp_path / "out")).load_state_dict(state)
 
 
@@ -228,7 +233,7 @@ def damaged(shard_dir, tmp_path):
         shards = ShardSet.open(tmp_path)
         for index in indices:
             record = shards.read(index)
-            number, name = shards.locate(index)
+            _, name = shards.locate(index)
             data = (tmp_path / name).read_bytes()
             (tmp_path / name).write_bytes(data.replace(record.data, bytes(len(record.data))))
         shards.close()
@@ -241,10 +246,8 @@ def damaged(shard_dir, tmp_path):
 def test_a_damaged_image_is_counted_named_and_replaced(damaged, workers, caplog):
     shards = damaged([3])
     with caplog.at_level(logging.WARNING):
-        runs = [
-            list(PretrainData(shards, resolution=(16, 16), seed=s, global_batch=40, batch_size=40, num_workers=workers).train_dataloader())
-            for s in (0, 0)
-        ]  # fmt: skip
+        size = {"resolution": (16, 16), "global_batch": 40, "batch_size": 40, "num_workers": workers}
+        runs = [list(PretrainData(shards, seed=0, **size).train_dataloader()) for _ in range(2)]
     (batch,), (again,) = runs
     assert batch["substituted"].sum() == 1
     assert 3 not in batch["index"].tolist()

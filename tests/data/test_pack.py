@@ -55,7 +55,7 @@ def test_train_and_val_folders(tmp_path, capsys):
     assert val.classes == train.classes
     assert val.labels.tolist() == [1]
     make_folder(tmp_path / "in" / "val", 1, classes=("bird",))
-    with pytest.raises(DataError, match="same classes.*bird"):
+    with pytest.raises(DataError, match=r"same classes.*bird"):
         open_labelled(tmp_path / "in", tmp_path / "cache", FAST)
 
 
