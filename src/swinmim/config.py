@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -42,6 +43,14 @@ CONF_DIR = next(
 
 STARTED = "SWINMIM_STARTED"
 """Environment variable with the time of the first process, so that all ranks agree on the default output directory."""
+
+
+NOT_FOR_USERS = (
+    r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # Lightning 2.6.6 calling torch 2.15
+    r".*does not have many workers",  # data.num_workers is the user's choice
+    r".*smaller than the logging interval",
+)
+"""Warnings of libraries that a user of the two commands can do nothing about."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -99,6 +108,8 @@ def open_door(name: str, schema_type: type[T], run: Callable[[T, Path], object])
 
     User mistakes end with one message on stderr and the error's exit code (2 for configuration), never a stack trace.
     """
+    for message in NOT_FOR_USERS:
+        warnings.filterwarnings("ignore", message)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a fault of the program keeps its whole stack trace
     os.environ.setdefault(STARTED, datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
     try:
@@ -190,7 +201,10 @@ def _start(cfg: DictConfig, schema_type: type[T], run: Callable[[T, Path], objec
     hydra_cfg = HydraConfig.get()
     config: Any = load(schema_type, cfg)
     if hydra_cfg.mode == RunMode.MULTIRUN and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("a sweep (-m) cannot run under a multi-process launcher: every rank would start its own sweep. Start one job per value instead.")
+        raise ConfigError(
+            "a sweep (-m) cannot run under a multi-process launcher: every rank would start its own sweep. "
+            "Start one job per value instead."
+        )
     output_dir = Path(hydra_cfg.runtime.output_dir)
     if is_main():
         refuse_overwrite(output_dir, config.resume)

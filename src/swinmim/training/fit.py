@@ -10,7 +10,7 @@ import lightning as L
 from swinmim.checkpoint import io
 from swinmim.errors import CheckpointError
 from swinmim.report import settings
-from swinmim.training.module import Plan
+from swinmim.training.module import Plan, TrainingModule
 from swinmim.training.wandb import finish_wandb
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def starting_state(resume: str | None, output_dir: Path) -> Path | None:
 
 def fit(
     trainer: L.Trainer,
-    module: L.LightningModule,
+    module: TrainingModule,
     datamodule: L.LightningDataModule,
     *,
     resume: str | None,
@@ -74,6 +74,11 @@ def fit(
             logger.log_hyperparams(numbers)
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=state, weights_only=True)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if trainer.global_step == trainer.max_steps and trainer.global_step % module.plan.steps_per_epoch:
+            # max_steps ended the run inside an epoch, where Lightning does not validate
+            trainer.validate(module, datamodule=datamodule, verbose=False)
+            metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     except RuntimeError as error:
         if state is not None and "Error(s) in loading state_dict" in str(error):
             raise CheckpointError(f"resume: {state} does not fit this model. {error}") from error
@@ -81,7 +86,6 @@ def fit(
     finally:
         if trainer.is_global_zero:
             finish_wandb()
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
         (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     return metrics

@@ -140,8 +140,8 @@ def build_trainer(
     output_dir: Path,
 ) -> L.Trainer:
     """The trainer of a run. Data order, sampler and checkpoints are ours, so Lightning's own are off."""
-    for noisy in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for chatty in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     return L.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,

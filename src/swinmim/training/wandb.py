@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +35,7 @@ def build_wandb(config: WandbConfig, output_dir: Path, settings: dict[str, Any])
         settings: the typed configuration, stored as the run's config.
     """
     id_file = output_dir / "wandb_run_id"
-    run_id = id_file.read_text().strip() if id_file.exists() else wandb.util.generate_id()
+    run_id = id_file.read_text().strip() if id_file.exists() else secrets.token_hex(4)
     arguments: dict[str, Any] = {
         "project": config.project,
         "entity": config.entity,
@@ -45,8 +46,9 @@ def build_wandb(config: WandbConfig, output_dir: Path, settings: dict[str, Any])
         "resume": "allow",
         "config": settings,
     }
+    logging.getLogger("wandb").setLevel(logging.WARNING)
     mode = os.environ.get("WANDB_MODE", config.mode)
-    if mode == "online" and not wandb.api.api_key:
+    if mode == "online" and not wandb.login(prompt=False):
         log.warning("Weights & Biases: no API key (wandb login, or WANDB_API_KEY), so this run is logged offline.")
         mode = "offline"
     try:
