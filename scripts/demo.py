@@ -46,7 +46,9 @@ def main() -> int:
     scratch = {}
     for lr in SCRATCH_LRS:
         scratch[lr] = output / f"scratch_lr_{lr:g}"
-        call(*recipe, "ckpt=null", "model=swinv2_demo", f"optim.base_lr={lr}", f"output_dir={scratch[lr]}", "logger=none")
+        call(
+            *recipe, "ckpt=null", "model=swinv2_demo", f"optim.base_lr={lr}", f"output_dir={scratch[lr]}", "logger=none"
+        )
     exported = output / "timm"
     call("scripts/export.py", str(finetuned), str(exported))
 

@@ -11,7 +11,7 @@ from finetune.config import FinetuneConfig
 from finetune.run import run as finetune
 from pretrain.config import PretrainConfig
 from pretrain.run import run as pretrain
-from swinmim import config as door
+from swinmim import door
 
 
 @pytest.fixture(autouse=True)

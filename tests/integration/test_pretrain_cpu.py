@@ -42,7 +42,9 @@ def test_loss_falls_on_real_images_and_the_run_leaves_what_it_promises(tmp_path,
 
 
 def test_ten_steps_give_the_golden_losses(tmp_path, run_pretrain, read_losses):
-    run_pretrain(tmp_path / "run", "data.path=builtin:digits", "trainer.max_epochs=1", "trainer.max_steps=10", "drop_path=0.1")
+    run_pretrain(
+        tmp_path / "run", "data.path=builtin:digits", "trainer.max_epochs=1", "trainer.max_steps=10", "drop_path=0.1"
+    )
     losses = read_losses(tmp_path / "run")
     assert len(losses) == 10
     # other CPUs sum in another order; a change of method shows in the second digit
@@ -91,7 +93,9 @@ def test_corrupt_images_are_counted_and_the_run_goes_on(tmp_path, run_pretrain, 
         Image.fromarray(rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(folder / f"{index}.png")
     (tmp_path / "images" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not an image")
     (tmp_path / "images" / "readme.txt").write_text("no image")
-    run_pretrain(tmp_path / "run", f"data.path={tmp_path / 'images'}", "trainer.max_epochs=1", "schedule.warmup_epochs=0")
+    run_pretrain(
+        tmp_path / "run", f"data.path={tmp_path / 'images'}", "trainer.max_epochs=1", "schedule.warmup_epochs=0"
+    )
     assert "found 64 images in 4 folders, 2 skipped" in capsys.readouterr().out
 
 
@@ -99,7 +103,11 @@ def test_corrupt_images_are_counted_and_the_run_goes_on(tmp_path, run_pretrain, 
     ("overrides", "error", "message"),
     [
         (("data.path=/nowhere/at/all",), DataError, "/nowhere/at/all"),
-        (("global_batch_size=4096",), DataError, "global batch must not be larger than the training set, got 4096 for 128"),
+        (
+            ("global_batch_size=4096",),
+            DataError,
+            "global batch must not be larger than the training set, got 4096 for 128",
+        ),
         (("batch_size=24",), ConfigError, "global_batch_size must be a multiple of processes x batch_size"),
         (("resume=/nowhere",), CheckpointError, "no usable checkpoint found"),
         (("ckpt=/nowhere",), CheckpointError, "/nowhere"),

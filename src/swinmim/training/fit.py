@@ -16,9 +16,7 @@ from swinmim.training.wandb import finish_wandb
 log = logging.getLogger(__name__)
 
 
-def plan_steps(
-    *, global_batch_size: int, accumulation: int, num_samples: int, max_epochs: int, max_steps: int
-) -> Plan:
+def plan_steps(*, global_batch_size: int, accumulation: int, num_samples: int, max_epochs: int, max_steps: int) -> Plan:
     """Optimizer steps of a run; an epoch is the whole number of global batches that the set holds."""
     steps_per_epoch = num_samples // global_batch_size
     total = max_epochs * steps_per_epoch
@@ -68,7 +66,10 @@ def fit(
     """
     state = starting_state(resume, output_dir)
     if trainer.is_global_zero:
-        log.info("%s", settings({**derived, "start": f"checkpoint {state.parent}" if state else "step 0", "output": output_dir}))
+        log.info(
+            "%s",
+            settings({**derived, "start": f"checkpoint {state.parent}" if state else "step 0", "output": output_dir}),
+        )
         numbers = {f"derived/{name}": value for name, value in derived.items() if isinstance(value, int | float)}
         for logger in trainer.loggers:
             logger.log_hyperparams(numbers)
@@ -89,4 +90,3 @@ def fit(
     if trainer.is_global_zero:
         (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     return metrics
-

@@ -1,4 +1,4 @@
-"""Weights & Biases: the same run after a resume, offline where there is no key or no network. Nothing else uses wandb."""
+"""Weights & Biases: the same run after a resume, offline without key or network. No other file uses wandb."""
 
 import logging
 import os
@@ -47,14 +47,19 @@ def build_wandb(config: WandbConfig, output_dir: Path, settings: dict[str, Any])
         "config": settings,
     }
     logging.getLogger("wandb").setLevel(logging.WARNING)
-    mode = os.environ.get("WANDB_MODE", config.mode)
+    wanted = os.environ.get("WANDB_MODE", config.mode)
+    mode: Literal["online", "offline", "disabled"] = (
+        "online" if wanted == "online" else "disabled" if wanted == "disabled" else "offline"
+    )
     if mode == "online" and not wandb.login(prompt=False):
         log.warning("Weights & Biases: no API key (wandb login, or WANDB_API_KEY), so this run is logged offline.")
         mode = "offline"
     try:
         run = wandb.init(mode=mode, settings=_settings(), **arguments)
     except (CommError, UsageError) as error:
-        log.warning("Weights & Biases cannot be reached (%s), so this run is logged offline.", str(error).splitlines()[0])
+        log.warning(
+            "Weights & Biases cannot be reached (%s), so this run is logged offline.", str(error).splitlines()[0]
+        )
         mode = "offline"
         run = wandb.init(mode=mode, settings=_settings(), **arguments)
     id_file.write_text(run_id)
