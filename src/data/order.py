@@ -52,7 +52,9 @@ def _mix(z: Words) -> Words:
 
 def permutation(count: int, *parts: int | str) -> Ints:
     """A permutation of range(count), keyed by `parts`; int64 (count,)."""
-    return np.argsort(words(key(*parts), np.arange(count)), kind="stable")
+    return np.argsort(
+        words(key(*parts), np.arange(count))
+    )  # equal words, one chance in 2**64 a pair, may fall either way
 
 
 def shuffle(places: Ints, length: int, keys: Words) -> Ints:

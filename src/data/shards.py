@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data.bands import npy_head
 from swinmim.errors import DataError
 
 MANIFEST = "manifest.json"
@@ -236,7 +237,4 @@ def index_bytes(rows: Sequence[tuple[int, int, int, int]]) -> bytes:
     """The index file of one shard: a .npy array of `INDEX` rows (offset, size, label, suffix)."""
     array = np.array(rows, dtype=INDEX)
     header = f"{{'descr': {INDEX.descr!r}, 'fortran_order': False, 'shape': ({len(rows)},), }}"
-    # Written out by hand so that the bytes, and with them the fingerprint, do not change with numpy's padding.
-    padding = -(10 + len(header) + 1) % 64
-    head = b"\x93NUMPY\x01\x00" + (len(header) + padding + 1).to_bytes(2, "little")
-    return head + header.encode() + b" " * padding + b"\n" + array.tobytes()
+    return npy_head(header) + array.tobytes()
