@@ -71,7 +71,7 @@ def _check(shape: tuple[int, ...], dtype: np.dtype[Any], channels: int, max_pixe
 
 def _layout(values: NDArray[Any], axis: int) -> NDArray[Any]:
     values = values[:, :, None] if values.ndim == 2 else values
-    return np.ascontiguousarray(np.moveaxis(values, axis, 2))
+    return np.array(np.moveaxis(values, axis, 2), order="C")  # a copy: torch wants memory it may write to
 
 
 def _read_npy(data: bytes, channels: int, max_pixels: int) -> NDArray[Any]:
