@@ -1,8 +1,9 @@
-"""Pack images into WebDataset shards: the same as `python -m data.write`."""
+#!/usr/bin/env python
+"""Write, index, check and describe shard sets; the same as python -m data.write."""
 
 import sys
 
-from data.write import main
+from data.commands import main
 
 if __name__ == "__main__":
     sys.exit(main())

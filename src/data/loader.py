@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from data.augment import ClassifyAugment
 from data.batch import LabelledBatch
 from data.dataset import Augment, BatchDataset, CenterCrop, RandomCrop
+from data.order import VERSION as ORDER_VERSION
 from data.order import Ints, accumulation, epoch_batches
 from data.pack import open_labelled, open_source, require_labels
 from data.sampler import EvalSampler, TrainSampler
@@ -226,6 +227,7 @@ class _ShardData(LightningDataModule):
     def _order_key(self) -> dict[str, Any]:
         """All that the order depends on, except the epoch."""
         return {
+            "order": ORDER_VERSION,
             "fingerprint": self.train.fingerprint,
             "samples": hashlib.sha256(self.train_indices.astype("<i8").tobytes()).hexdigest(),
             "seed": self.seed,
@@ -246,6 +248,7 @@ class _ShardData(LightningDataModule):
             DataError: the data, its split, seed or global batch are not those of the checkpoint.
         """
         ways = {
+            "order": "finish that run with the version of this program that began it",
             "fingerprint": "point data.path at the shards of that run",
             "samples": "use the same validation split and label selection",
             "seed": "set the seed of that run",

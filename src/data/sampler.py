@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Sampler
 
-from data.order import EpochOrder, Ints, accumulation, epoch_batches, rank_slice
+from data.order import EpochOrder, Ints, ShardStarts, accumulation, epoch_batches, rank_slice
 
 
 class Place(NamedTuple):
@@ -50,7 +50,7 @@ class TrainSampler(Sampler[list[Place]]):
         block: int = 8,
         on_epoch: Callable[[int], None] | None = None,
     ) -> None:
-        self.indices, self.sizes = indices, sizes
+        self.indices, self.shards = indices, ShardStarts(sizes)
         self.global_batch, self.batch_size = global_batch, batch_size
         self.seed, self.lanes, self.block = seed, lanes, block
         self.accumulation = accumulation(global_batch, world, batch_size)
@@ -82,7 +82,7 @@ class TrainSampler(Sampler[list[Place]]):
     def __iter__(self) -> Iterator[list[Place]]:
         epoch = self.epoch
         start = self._start_batch if epoch == self._start_epoch else 0
-        order = EpochOrder(self.sizes, self.global_batch, self.seed, epoch, lanes=self.lanes, block=self.block)
+        order = EpochOrder(self.shards, self.global_batch, self.seed, epoch, lanes=self.lanes, block=self.block)
         for micro in range(start, len(self)):
             step, part = divmod(micro, self.accumulation)
             if part == 0 or micro == start:

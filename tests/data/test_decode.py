@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_images import image_bytes, make_pixels
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data.decode import DecodeError, decode
+from data.jpeg import jpeg_header
 
 RGB = make_pixels(0)
 
@@ -74,14 +75,45 @@ def test_exif_orientation(value):
     upright = np.zeros((24, 48, 3), np.uint8)
     upright[:8, :8] = 255
     data = image_bytes(upright, "PNG", exif=exif)
-    from PIL import ImageOps
-
     expected = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     np.testing.assert_array_equal(decode(data), expected)
+    data = image_bytes(upright, quality=95, exif=exif)
+    expected = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    np.testing.assert_array_equal(decode(data), expected)
+    np.testing.assert_array_equal(decode(data, decoder="pil"), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"quality": 30}, {"subsampling": "4:4:4"}, {"progressive": True}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_the_fast_decoder_equals_pillow(options, mode):
+    data = image_bytes(Image.fromarray(make_pixels(3, 123, 211)).convert(mode), "JPEG", **options)
+    fast, reference = decode(data).astype(float), decode(data, decoder="pil")
+    error = ((fast - reference) ** 2).mean()
+    assert error <= 255**2 / 10**5  # 50 dB
+
+
+def test_a_jpeg_damaged_in_the_middle_is_refused():
+    data = bytearray(image_bytes(make_pixels(0, 200, 300), quality=90))
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(range(64))
+    assert decode(bytes(data), decoder="pil").shape == (200, 300, 3)  # Pillow accepts it
+    with pytest.raises(DecodeError, match="damaged pixels"):
+        decode(bytes(data))
+    with pytest.raises(DecodeError, match="damaged pixels"):
+        decode(image_bytes(RGB)[:-2])  # only the end mark is missing
+
+
+def test_header_of_a_jpeg():
+    assert jpeg_header(image_bytes(RGB, progressive=True)) == (48, 64, 3, True, 1)
+    assert jpeg_header(image_bytes(RGB, "PNG")) is None
+    assert jpeg_header(b"\xff\xd8" + bytes(50)) is None
+    for cut in range(0, 700, 7):
+        jpeg_header(image_bytes(RGB)[:cut])
 
 
 def test_grey():
     assert decode(image_bytes(RGB), channels=1).shape == (48, 64, 1)
+    assert decode(image_bytes(Image.fromarray(RGB[:, :, 0])), channels=1).shape == (48, 64, 1)
     with pytest.raises(DecodeError, match="1 or 3 channels"):
         decode(image_bytes(RGB), channels=5)
 
@@ -105,7 +137,7 @@ def test_hostile_images_are_refused(data, reason):
         decode(data)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "BMP"]), st.randoms(use_true_random=False))
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_damage_gives_pixels_or_a_decode_error(kind, random):

@@ -11,9 +11,10 @@ import webdataset
 from made_images import image_bytes, make_folder, make_pixels
 from PIL import Image
 
+from data.commands import main
 from data.decode import decode
 from data.shards import ShardSet
-from data.write import WriteOptions, main, write_shards
+from data.write import WriteOptions, write_shards
 from swinmim.errors import DataError
 
 
