@@ -30,7 +30,12 @@ def encoder_folder(tmp_path_factory):
 
 def test_fine_tuning_grows_the_window_learns_and_leaves_a_timm_model(tmp_path, run_finetune, encoder_folder):
     metrics = run_finetune(
-        tmp_path / "run", f"ckpt={encoder_folder}", *SMALL, "data.labels_per_class=20", "trainer.max_epochs=6", "optim.base_lr=5e-2"
+        tmp_path / "run",
+        f"ckpt={encoder_folder}",
+        *SMALL,
+        "data.labels_per_class=20",
+        "trainer.max_epochs=6",
+        "optim.base_lr=5e-2",
     )
     assert metrics["val/top1"] > 0.25  # ten classes
     assert metrics["val/top5"] >= metrics["val/top1"]
