@@ -94,6 +94,7 @@ def run(config: FinetuneConfig, output_dir: Path) -> dict[str, float]:
         resume=config.resume,
         output_dir=output_dir,
         derived=derived(config, model, datamodule, plan),
+        num_val=len(datamodule.val_indices),
     )
     if trainer.is_global_zero:
         log.info("%s", verdict(metrics, output_dir))

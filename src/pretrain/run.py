@@ -91,6 +91,7 @@ def run(config: PretrainConfig, output_dir: Path) -> dict[str, float]:
         resume=config.resume,
         output_dir=output_dir,
         derived=derived(config, model, plan, len(datamodule.train_indices), len(datamodule.val_indices)),
+        num_val=len(datamodule.val_indices),
     )
     if trainer.is_global_zero:
         log.info("%s", verdict(metrics, output_dir))
