@@ -59,7 +59,7 @@ def _attend(qkv_BN3hd: Tensor, scale_h11: Tensor, bias_hNN: Tensor, regions_wN: 
 def _attend_backward(
     grad_BNhd: Tensor, qkv_BN3hd: Tensor, scale_h11: Tensor, bias_hNN: Tensor, regions_wN: Tensor | None, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    B, N, _, h, d = qkv_BN3hd.shape
+    B, N, _, h, _ = qkv_BN3hd.shape
     grad_qkv = torch.empty_like(qkv_BN3hd, memory_format=torch.contiguous_format)
     grad_scale, grad_bias = torch.zeros_like(scale_h11), torch.zeros_like(bias_hNN)
     with torch.autocast(qkv_BN3hd.device.type, enabled=False):
