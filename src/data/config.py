@@ -6,7 +6,6 @@ from typing import Literal
 from swinmim.config import schema
 
 
-
 @schema
 class DataConfig:
     path: str

@@ -1,4 +1,4 @@
-"""Bytes to pixels, with Pillow as the reference decoder. One rule for every format:
+"""Bytes to pixels: JPEG through libjpeg-turbo, the rest, and the reference for all, through Pillow. One rule for all:
 
 first frame, EXIF orientation applied, 16 bits scaled to 8, transparency laid over white, size checked in the header
 before a pixel is decoded (a 2 KB file can claim gigabytes).
@@ -7,12 +7,20 @@ before a pixel is decoded (a 2 KB file can claim gigabytes).
 import io
 import struct
 import zlib
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data.bands import FULL_RANGE, decode_bands, is_array, is_tiff, to_eight_bits
+from data.jpeg import JpegHeader, decode_jpeg, jpeg_header
+
+Decoder = Literal["turbo", "pil"]
+"""turbo: libjpeg-turbo for JPEG, strict about damage; pil: Pillow for everything. Their pixels are the same."""
+
 MAX_PIXELS = 100_000_000
+MAX_BYTES = 512 * 1024 * 1024  # of one file; nothing larger is read into memory
 _ORIENTATION = 0x0112
 # No format that runs another program (EPS) or holds no pixels.
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
@@ -66,8 +74,26 @@ def orientation(image: Image.Image) -> int:
     return value if value in _TURN else 1
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Decode an opened image to upright 8-bit RGB.
+def upright(pixels_HWC: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Turn and mirror as EXIF orientation 1..8 says."""
+    if orientation == 1:
+        return pixels_HWC
+    if orientation >= 5:
+        pixels_HWC = pixels_HWC.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels_HWC = pixels_HWC[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels_HWC = pixels_HWC[:, ::-1]
+    return np.ascontiguousarray(pixels_HWC)
+
+
+def to_mode(image: Image.Image, mode: str = "RGB", value_range: tuple[int, int] = FULL_RANGE) -> Image.Image:
+    """Decode an opened image to upright 8 bits.
+
+    Args:
+        image: as `read_header` returns it.
+        mode: "RGB" or "L".
+        value_range: of 16-bit values, see `bands.to_eight_bits`.
 
     Raises:
         DecodeError: damaged pixels, or floating-point pixels, whose range is not known.
@@ -75,14 +101,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
     turn = orientation(image)
     try:
         image.load()
-        image = _to_rgb_mode(image)
+        image = _convert(image, value_range)
+        image = image if image.mode == mode else image.convert(mode)
     except _PARSER_ERRORS as error:
         raise DecodeError(str(error) if isinstance(error, DecodeError) else f"damaged pixels ({error})") from error
     return image if turn == 1 else image.transpose(_TURN[turn])
 
 
-def _to_rgb_mode(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
+def _convert(image: Image.Image, value_range: tuple[int, int]) -> Image.Image:
+    """To 8 bits without transparency, in any mode that converts to RGB and L without further rules."""
+    if image.mode in ("RGB", "L") and "transparency" not in image.info:
         return image
     if image.mode == "F":
         raise DecodeError("floating-point pixels have no known range; scale them to 8 or 16 bits")
@@ -91,20 +119,23 @@ def _to_rgb_mode(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise DecodeError("32-bit pixels have no known range; scale them to 8 or 16 bits")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(to_eight_bits(values, value_range))
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
 
 
-def decode(data: bytes, channels: int = 3, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def decode(
+    data: bytes, channels: int = 3, *, max_pixels: int = MAX_PIXELS, decoder: Decoder = "turbo"
+) -> NDArray[np.uint8]:
     """Decode an image file.
 
     Args:
         data: the file's bytes, in any accepted format whatever its name says.
-        channels: 3 for RGB, 1 for grey.
+        channels: 3 for RGB, 1 for grey, any other number for .npy and TIFF of that many bands.
         max_pixels: refuse larger images before decoding.
+        decoder: see `Decoder`.
 
     Returns:
         uint8 (H, W, channels).
@@ -112,9 +143,34 @@ def decode(data: bytes, channels: int = 3, *, max_pixels: int = MAX_PIXELS) -> N
     Raises:
         DecodeError: not an image, damaged, too large, or of another number of channels.
     """
-    image = to_rgb(read_header(data, max_pixels))
-    if channels == 1:
-        return np.array(image.convert("L"))[:, :, None]
-    if channels != 3:
-        raise DecodeError(f"images have 1 or 3 channels, the set wants {channels}")
-    return np.array(image)
+    if is_array(data) or channels not in (1, 3):
+        return read_bands(data, channels, max_pixels)
+    header = jpeg_header(data) if decoder == "turbo" else None
+    if header is not None and header.components in (1, 3):
+        return upright(decode_strictly(data, header, channels, max_pixels), header.orientation)
+    pixels = np.array(to_mode(read_header(data, max_pixels), "RGB" if channels == 3 else "L"))
+    return pixels if channels == 3 else pixels[:, :, None]
+
+
+def decode_strictly(data: bytes, header: JpegHeader, channels: int, max_pixels: int) -> NDArray[np.uint8]:
+    """Decode a JPEG whose header was read, not yet turned upright; raises DecodeError for any damage."""
+    if header.height * header.width > max_pixels:
+        raise DecodeError(f"{header.width}x{header.height} exceeds max_pixels={max_pixels}")
+    try:
+        return decode_jpeg(data, channels)
+    except ValueError as error:
+        raise DecodeError(f"damaged pixels ({error})") from error
+
+
+def read_bands(
+    data: bytes, channels: int, max_pixels: int = MAX_PIXELS, value_range: tuple[int, int] = FULL_RANGE
+) -> NDArray[np.uint8]:
+    """`bands.decode_bands` with DecodeError for whatever is wrong with the file."""
+    if not data:
+        raise DecodeError("empty file")
+    if not is_array(data) and not is_tiff(data):
+        raise DecodeError(f"images have 1 or 3 channels, the set wants {channels}: store .npy or TIFF")
+    try:
+        return decode_bands(data, channels, max_pixels, value_range)
+    except ValueError as error:
+        raise DecodeError(str(error)) from error

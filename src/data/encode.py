@@ -2,12 +2,25 @@
 
 import io
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 
-from data.decode import MAX_PIXELS, DecodeError, orientation, read_header, to_rgb
+from data.bands import FULL_RANGE, is_array, is_tiff, npy_bytes
+from data.decode import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    DecodeError,
+    decode_strictly,
+    orientation,
+    read_bands,
+    read_header,
+    to_mode,
+)
+from data.jpeg import jpeg_header
+from swinmim.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -18,12 +31,27 @@ class EncodeOptions:
     quality: JPEG quality of re-encoded images, 4:2:0. (256, 95) keeps 40 dB at 192 px and needs 42 KB an image.
     min_side: images with a shorter side are refused.
     max_pixels: images with more pixels are refused before they are decoded.
+    channels: 3 for RGB, 1 for grey; any other number takes .npy and TIFF of that many bands and stores .npy.
+    value_range: the 16-bit values that become 0 and 255. Sensors rarely fill 16 bits: Sentinel-2, say, wants 0, 10000.
     """
 
     resize: int | None = 256
     quality: int = 95
     min_side: int = 8
     max_pixels: int = MAX_PIXELS
+    channels: int = 3
+    value_range: tuple[int, int] = FULL_RANGE
+
+    def __post_init__(self) -> None:
+        low, high = self.value_range
+        rules = {
+            f"resize must be at least 1, got {self.resize}": self.resize is None or self.resize >= 1,
+            f"quality must lie between 1 and 100, got {self.quality}": 1 <= self.quality <= 100,
+            f"channels must be at least 1, got {self.channels}": self.channels >= 1,
+            f"value_range must rise, got {low} to {high}": low < high,
+        }
+        if broken := [rule for rule, holds in rules.items() if not holds]:
+            raise ConfigError("; ".join(broken))
 
 
 @dataclass(frozen=True)
@@ -40,59 +68,142 @@ class Encoded:
 _VALUES = np.arange(256, dtype=np.int64)
 
 
-def _moments(image: Image.Image) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def moments(pixels: Image.Image | NDArray[np.uint8]) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """Number of pixels, and per channel the sum and the sum of squares of their values."""
     # Whole numbers: the same for any order of summing, so statistics do not depend on the number of writers.
-    counts: NDArray[np.int64] = np.array(image.histogram(), dtype=np.int64).reshape(-1, 256)
-    return tuple((counts @ _VALUES).tolist()), tuple((counts @ _VALUES**2).tolist())
-
-
-def _keep(image: Image.Image, turn: int) -> str | None:
-    """The suffix under which the file may be stored as it is; None when it has to be encoded again."""
-    if turn != 1 or image.mode != "RGB" or "transparency" in image.info:
-        return None
-    if image.format == "JPEG" and not image.info.get("progressive"):
-        return "jpg"
-    # 16-bit PNGs open as RGB too; their header says so at a fixed place.
-    return "png" if image.format == "PNG" and not getattr(image, "is_animated", False) else None
+    if isinstance(pixels, Image.Image):
+        counts = np.array(pixels.histogram(), dtype=np.int64).reshape(-1, 256)
+        number = pixels.width * pixels.height
+    else:
+        flat = pixels.reshape(-1, pixels.shape[-1])
+        counts = np.stack([np.bincount(channel, minlength=256) for channel in flat.T])
+        number = len(flat)
+    return number, tuple((counts @ _VALUES).tolist()), tuple((counts @ _VALUES**2).tolist())
 
 
 def encode(data: bytes, options: EncodeOptions) -> Encoded:
     """Check an image and bring it to the stored form.
 
-    Files that need no change (upright RGB JPEG or PNG, small enough) are copied byte for byte. Others become
-    JPEG, or PNG where the source is lossless and was not shrunk, so that tiny scans keep every pixel.
+    Files that need no change (upright sRGB or grey JPEG or PNG, small enough) are copied byte for byte. Others become
+    JPEG, or PNG where the source is lossless and was not shrunk, so that tiny scans keep every pixel. Sets of other
+    than 1 or 3 channels become .npy.
 
     Raises:
         DecodeError: with the reason.
     """
-    image = read_header(data, options.max_pixels)
+    if len(data) > MAX_BYTES:
+        raise DecodeError(f"{len(data)} bytes exceed the limit of {MAX_BYTES} for one image")
+    if options.channels not in (1, 3):
+        pixels = _shrunk_bands(read_bands(data, options.channels, options.max_pixels, options.value_range), options)
+        return Encoded(npy_bytes(pixels), "npy", *moments(pixels))
+    image, suffix, lossless = _open(data, options)
     short = min(image.size)
-    if short < options.min_side:
-        raise DecodeError(f"{image.width}x{image.height} is smaller than min_side={options.min_side}")
-    shrink = options.resize is not None and short > options.resize
-    suffix = _keep(image, orientation(image))
-    if suffix == "png" and data[24:25] != b"\x08":
-        suffix = None
-    lossless = image.format in ("PNG", "BMP", "TIFF", "GIF", "PPM")
-    rgb = to_rgb(image)
-    if shrink:
-        assert options.resize is not None
-        factor = options.resize / short
-        size = (max(1, round(rgb.width * factor)), max(1, round(rgb.height * factor)))
-        rgb = rgb.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    total, squares = _moments(rgb)
-    if suffix is None or shrink:
-        suffix = "png" if lossless and not shrink else "jpg"
-        data = _compress(rgb, suffix, options.quality)
-    return Encoded(data, suffix, rgb.width * rgb.height, total, squares)
+    if options.resize is not None and short > options.resize:
+        image, suffix, lossless = _shrunk(image, options.resize / short), None, False
+    if suffix is None:
+        suffix = "png" if lossless else "jpg"
+        data = _compress(image, suffix, options.quality)
+    return Encoded(data, suffix, *moments(image))
+
+
+def _check_side(width: int, height: int, options: EncodeOptions) -> None:
+    if min(width, height) < options.min_side:
+        raise DecodeError(f"{width}x{height} is smaller than min_side={options.min_side}")
+
+
+def _open(data: bytes, options: EncodeOptions) -> tuple[Image.Image, str | None, bool]:
+    """The decoded image, the suffix under which its file may be stored as it is, and whether it came without loss."""
+    mode = "RGB" if options.channels == 3 else "L"
+    if is_array(data) or (is_tiff(data) and _is_deep_colour(data, options)):
+        pixels = read_bands(data, options.channels, options.max_pixels, options.value_range)
+        _check_side(pixels.shape[1], pixels.shape[0], options)
+        return Image.fromarray(pixels.squeeze(2) if mode == "L" else pixels), None, True
+    image = read_header(data, options.max_pixels)
+    _check_side(*image.size, options)
+    turn, kept, lossless = orientation(image), image.mode == mode, image.format in _LOSSLESS
+    kept = kept and turn == 1 and "transparency" not in image.info
+    to_srgb = _to_srgb(image.info.get("icc_profile"), image.mode)
+    header = jpeg_header(data)
+    if header is not None:
+        # Also where Pillow decodes below: it would accept damaged pixels.
+        strict = (
+            decode_strictly(data, header, 3 if mode == "RGB" else 1, options.max_pixels)
+            if header.components < 4
+            else None
+        )
+        if kept and to_srgb is None and strict is not None:
+            return Image.fromarray(strict.squeeze(2) if mode == "L" else strict), "jpg", False
+    # 16-bit PNGs open as RGB too; their header says so at a fixed place.
+    whole = image.format == "PNG" and data[24:25] == b"\x08" and not getattr(image, "is_animated", False)
+    if to_srgb is not None and image.mode in _PROFILED:
+        image = _apply(to_srgb, image)
+        kept = False
+    return to_mode(image, mode, options.value_range), "png" if kept and whole and to_srgb is None else None, lossless
+
+
+_LOSSLESS = ("PNG", "BMP", "TIFF", "GIF", "PPM")
+_PROFILED = ("RGB", "L", "CMYK")
+
+
+def _is_deep_colour(data: bytes, options: EncodeOptions) -> bool:
+    """Whether this TIFF has more than Pillow reads: it opens no 16-bit colour."""
+    try:
+        read_header(data, options.max_pixels)
+    except DecodeError as error:
+        return not str(error).endswith(f"max_pixels={options.max_pixels}")
+    return False
+
+
+@lru_cache(64)
+def _to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """The way from a colour profile to sRGB; None without one, when it is sRGB already, or when it is unusable."""
+    if not profile or mode not in _PROFILED:
+        return None
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(source):
+            return None
+        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+
+
+def _apply(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.Image:
+    turn = orientation(image)
+    try:
+        image.load()
+        converted = ImageCms.applyTransform(image, transform)
+    except (ImageCms.PyCMSError, OSError, ValueError, SyntaxError) as error:
+        raise DecodeError(f"damaged pixels ({error})") from error
+    assert converted is not None
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    converted.info = {"exif": exif.tobytes()}  # the conversion drops what says how to turn it
+    return converted
+
+
+def _shrunk(image: Image.Image, factor: float) -> Image.Image:
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _shrunk_bands(pixels: NDArray[np.uint8], options: EncodeOptions) -> NDArray[np.uint8]:
+    height, width, channels = pixels.shape
+    _check_side(width, height, options)
+    if options.resize is None or min(height, width) <= options.resize:
+        return pixels
+    factor = options.resize / min(height, width)
+    return np.stack([np.asarray(_shrunk(Image.fromarray(pixels[:, :, c]), factor)) for c in range(channels)], axis=2)
 
 
 def _compress(image: Image.Image, suffix: str, quality: int) -> bytes:
-    clean = Image.new("RGB", image.size)  # leaves metadata behind
+    clean = Image.new(image.mode, image.size)  # leaves metadata behind
     clean.paste(image)
     out = io.BytesIO()
     if suffix == "png":
         clean.save(out, "PNG")
+    elif image.mode == "L":
+        clean.save(out, "JPEG", quality=quality)
     else:
         clean.save(out, "JPEG", quality=quality, subsampling="4:2:0")
     return out.getvalue()

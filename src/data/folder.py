@@ -8,7 +8,7 @@ from pathlib import Path
 from swinmim.errors import DataError
 
 EXTENSIONS = frozenset(
-    ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "tif", "tiff", "gif", "ppm", "pgm", "pnm", "jp2")
+    ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "tif", "tiff", "gif", "ppm", "pgm", "pnm", "jp2", "npy")
 )  # a first sieve only; the decoder looks at the bytes
 
 

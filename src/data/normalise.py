@@ -53,9 +53,9 @@ def random_flip(image_BHWC: Tensor, seed_B: Tensor) -> Tensor:
     return torch.where(flip[:, :, None, None], image_BHWC.flip(2), image_BHWC)
 
 
-def normalise(image_BHWC: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalise(image_BHWC: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:
     """uint8 (B, H, W, C) to float32 (B, C, H, W): (image / 255 - mean) / std, mean and std in 0..1 units."""
-    mean_C = torch.tensor(mean, dtype=torch.float32, device=image_BHWC.device)
-    std_C = torch.tensor(std, dtype=torch.float32, device=image_BHWC.device)
+    mean_C = torch.as_tensor(mean, dtype=torch.float32, device=image_BHWC.device)
+    std_C = torch.as_tensor(std, dtype=torch.float32, device=image_BHWC.device)
     scaled_BHWC = (image_BHWC.to(torch.float32) / 255.0 - mean_C) / std_C
     return scaled_BHWC.permute(0, 3, 1, 2).contiguous()

@@ -9,6 +9,7 @@ streams may change between numpy versions and would then change a resumed run.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -23,6 +24,12 @@ Words = NDArray[np.uint64]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_A = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_B = np.uint64(0x94D049BB133111EB)
+_HALF = np.uint64(32)
+# Two pairs: four rounds of an ideal function cannot be told from a random permutation (Luby, Rackoff 1988).
+_ROUND_KEYS = np.array([0xA0761D6478BD642F, 0xE7037ED1A0B428DB], np.uint64)
+_RUNS = 1024  # more would slow the start of an epoch, fewer coarsen its shuffle; fewer shards are a run each
+VERSION = 2
+"""Of the order. A checkpoint of another version cannot be continued exactly."""
 
 
 def key(*parts: int | str) -> int:
@@ -33,16 +40,58 @@ def key(*parts: int | str) -> int:
 
 def words(start: int, counters: Ints) -> Words:
     """The splitmix64 output of key `start` at each counter; uint64, same shape as `counters`."""
-    with np.errstate(over="ignore"):
-        z = np.uint64(start) + (counters.astype(np.uint64) + np.uint64(1)) * _GOLDEN
-        z = (z ^ (z >> np.uint64(30))) * _MIX_A
-        z = (z ^ (z >> np.uint64(27))) * _MIX_B
+    # arrays of at least one dimension: only numpy's scalars warn when they wrap
+    return _mix(np.uint64(start) + (counters.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+
+
+def _mix(z: Words) -> Words:
+    z = (z ^ (z >> np.uint64(30))) * _MIX_A
+    z = (z ^ (z >> np.uint64(27))) * _MIX_B
     return np.asarray(z ^ (z >> np.uint64(31)))
 
 
 def permutation(count: int, *parts: int | str) -> Ints:
     """A permutation of range(count), keyed by `parts`; int64 (count,)."""
-    return np.argsort(words(key(*parts), np.arange(count)), kind="stable")
+    return np.argsort(
+        words(key(*parts), np.arange(count))
+    )  # equal words, one chance in 2**64 a pair, may fall either way
+
+
+def shuffle(places: Ints, length: int, keys: Words) -> Ints:
+    """Where each place lands when range(length) is permuted under a key; any place alone.
+
+    A generalised Feistel network (Black and Rogaway 2002) over rows x columns, the least near-square that holds the
+    length; the few places that fall outside go round again, which keeps it a bijection of range(length).
+
+    Args:
+        places: int64 (places,) or (1, places).
+        length: of what is permuted.
+        keys: uint64 (keys, 1).
+
+    Returns:
+        int64 (keys, places).
+    """
+    rows = math.isqrt(length - 1) + 1
+    sides = np.array([rows], np.uint64), np.array([-(-length // rows)], np.uint64)
+    out = _feistel(np.broadcast_to(places.astype(np.uint64), (len(keys), places.shape[-1])), keys, *sides)
+    while len((again := np.nonzero(out >= np.uint64(length)))[0]):
+        out[again] = _feistel(out[again], keys[again[0], 0], *sides)
+    return out.astype(np.int64)
+
+
+def _feistel(places: Words, keys: Words, rows: Words, columns: Words) -> Words:
+    column = places // rows
+    row = places - column * rows
+    for constant in _ROUND_KEYS:
+        row = _add(row, _mix((keys + constant) ^ column * _GOLDEN), rows)
+        column = _add(column, _mix((keys - constant) ^ row * _GOLDEN), columns)
+    return np.asarray(column * rows + row)
+
+
+def _add(number: Words, word: Words, modulus: Words) -> Words:
+    """number + word scaled to range(modulus), modulo modulus; a 64-bit division would take most of the time."""
+    number = number + ((word >> _HALF) * modulus >> _HALF)
+    return np.asarray(np.minimum(number, number - modulus))  # an unneeded difference wraps to a huge word
 
 
 def uniforms(sample_seed: int, count: int) -> NDArray[np.float64]:
@@ -93,16 +142,34 @@ def accumulation(global_batch: int, world: int, batch_size: int) -> int:
     )
 
 
-class EpochOrder:
-    """The order of one epoch over a set of shards.
-
-    The shards are permuted and laid end to end as one ring, entered at a random place, and cut to whole global
-    batches. That stream is split into `lanes` of equal length; inside a lane, samples are shuffled within blocks of `block`
-    consecutive shards, so that a reader works on few shards at a time. A global batch takes an equal share of
-    each lane.
+class ShardStarts:
+    """Where each shard begins, shards laid end to end in their stored order; built once per set, not per epoch.
 
     Args:
-        shard_sizes: samples per shard; zeros are allowed.
+        sizes: samples per shard; zeros are allowed.
+    """
+
+    def __init__(self, sizes: Sequence[int] | Ints) -> None:
+        self.starts: Ints = np.concatenate(([0], np.cumsum(np.asarray(sizes, dtype=np.int64))))
+        self.num_shards = len(self.starts) - 1
+        self.num_samples = int(self.starts[-1])
+
+    def around(self, slots: Ints) -> Ints:
+        """Samples before shard `slot` on the ring of shards, whose second round follows the first."""
+        rounds, shards = np.divmod(slots, self.num_shards)
+        return np.asarray(self.starts[shards] + rounds * self.num_samples)
+
+
+class EpochOrder:
+    """The order of one epoch over a set of shards. Any step can be asked alone, at the same cost.
+
+    The ring of shards is cut at a random place into at most 1024 runs of neighbours; the runs are permuted, and the
+    shards in each run. This stream is entered at a random place and cut to whole global batches, then split into
+    `lanes` of equal length. Inside a lane, samples are shuffled within blocks that span `block` shards, so that a
+    reader works on few shards at a time. A global batch takes an equal share of each lane.
+
+    Args:
+        shards: samples per shard, or their `ShardStarts`, which saves adding them up again each epoch.
         global_batch: samples per optimizer step over all ranks.
         seed, epoch: the key of the order.
         lanes: independent streams; must divide `global_batch`. A multiple of the rank count keeps ranks on own shards.
@@ -115,7 +182,7 @@ class EpochOrder:
 
     def __init__(
         self,
-        shard_sizes: Sequence[int] | Ints,
+        shards: Sequence[int] | Ints | ShardStarts,
         global_batch: int,
         seed: int,
         epoch: int,
@@ -127,9 +194,9 @@ class EpochOrder:
             raise ConfigError(
                 f"lanes must divide the global batch, got {lanes} lanes for a global batch of {global_batch}."
             )
-        self.sizes = np.asarray(shard_sizes, dtype=np.int64)
-        self.global_batch, self.seed, self.epoch, self.lanes, self.block = global_batch, seed, epoch, lanes, block
-        self.num_samples = int(self.sizes.sum())
+        self.shards = shards if isinstance(shards, ShardStarts) else ShardStarts(shards)
+        self.global_batch, self.seed, self.epoch, self.lanes = global_batch, seed, epoch, lanes
+        self.num_samples = self.shards.num_samples
         self.batches = epoch_batches(self.num_samples, global_batch)
         if self.batches == 0:
             raise DataError(
@@ -137,74 +204,68 @@ class EpochOrder:
                 f" Use global_batch_size={self.num_samples} or less, or add images."
             )
         self._lane_length = self.batches * global_batch // lanes
-        self._shuffled: dict[tuple[int, int], Ints] = {}  # the blocks now being read, one or two per lane
-
-    @cached_property
-    def _shards(self) -> tuple[Ints, Ints, int]:
-        """Permuted shards, their starts on the ring (one longer, ends with the total), and where the stream enters."""
-        shards = permutation(len(self.sizes), "shards", self.seed, self.epoch)
-        starts = np.concatenate(([0], np.cumsum(self.sizes[shards])))
+        self._block_length = max(1, -(-block * self.num_samples // self.shards.num_shards))
         # A fixed entry would always leave out the end of the same shard when there are few of them.
-        entry = key("entry", self.seed, self.epoch) % self.num_samples
-        return shards, starts, entry
+        self._entry = key("entry", seed, epoch) % self.num_samples
+        self._block_key = key("block", seed, epoch)
+        self._inner: dict[int, tuple[Ints, Ints]] = {}  # the runs now being read
 
     @cached_property
-    def _first(self) -> Ints:
-        """Index of the first sample of each shard."""
-        return np.concatenate(([0], np.cumsum(self.sizes)[:-1]))
+    def _runs(self) -> tuple[Ints, Ints]:
+        """Borders of the permuted runs, as ring slots (runs, 2), and their starts in the stream (runs + 1,)."""
+        count = self.shards.num_shards
+        length = -(-count // _RUNS)
+        first = key("cut", self.seed, self.epoch) % count
+        borders = first + np.append(np.arange(0, count, length), count)
+        chosen = permutation(len(borders) - 1, "runs", self.seed, self.epoch)
+        sizes = np.diff(self.shards.around(borders))[chosen]
+        return np.stack([borders[:-1], borders[1:]], 1)[chosen], np.concatenate(([0], np.cumsum(sizes)))
 
-    def _lane_edges(self, lane: int) -> Ints:
-        """Borders of the blocks of a lane, as stream positions, both ends included."""
-        begin, end = lane * self._lane_length, (lane + 1) * self._lane_length
-        _, starts, entry = self._shards
-        ring = np.unique((starts[:-1] - entry) % self.num_samples)
-        inner = ring[np.searchsorted(ring, begin, "right") : np.searchsorted(ring, end, "left")]
-        return np.concatenate(([begin], inner[self.block - 1 :: self.block], [end]))
-
-    @cached_property
-    def _edges(self) -> list[Ints]:
-        return [self._lane_edges(lane) for lane in range(self.lanes)]
-
-    def _shuffle(self, lane: int, block: int) -> Ints:
-        """Stream positions of a block in the order in which they are read."""
-        found = self._shuffled.get((lane, block))
+    def _run(self, number: int) -> tuple[Ints, Ints]:
+        """First sample of each shard of a run in reading order, and where each starts in the run (one longer)."""
+        found = self._inner.get(number)
         if found is None:
-            begin, end = self._edges[lane][block : block + 2]
-            found = begin + permutation(int(end - begin), "block", self.seed, self.epoch, lane, block)
-            for stale in [k for k in self._shuffled if k[0] == lane and abs(k[1] - block) > 1]:
-                del self._shuffled[stale]
-            self._shuffled[lane, block] = found
+            begin, end = self._runs[0][number]
+            slots = begin + permutation(int(end - begin), "run", self.seed, self.epoch, number)
+            firsts = self.shards.starts[slots % self.shards.num_shards]
+            sizes = self.shards.around(slots + 1) - self.shards.around(slots)
+            found = firsts, np.concatenate(([0], np.cumsum(sizes)))
+            if len(self._inner) > 4 * self.lanes:
+                self._inner.clear()
+            self._inner[number] = found
         return found
 
-    def _stream(self, lane: int, begin: int, end: int) -> Ints:
-        """Shuffled stream positions `begin:end`, both inside one lane."""
-        edges = self._edges[lane]
-        first = int(np.searchsorted(edges, begin, "right")) - 1
-        pieces = []
-        for block in range(first, len(edges) - 1):
-            left, right = int(edges[block]), int(edges[block + 1])
-            if left >= end:
-                break
-            pieces.append(self._shuffle(lane, block)[max(begin, left) - left : min(end, right) - left])
-        return np.concatenate(pieces)
+    def _samples(self, places: Ints) -> Ints:
+        """Sample indices at these places of the stream of permuted shards."""
+        _, starts = self._runs
+        runs = np.searchsorted(starts, places, "right") - 1
+        inside = places - starts[runs]
+        out = np.empty_like(places)
+        for number in np.unique(runs).tolist():
+            here = runs == number
+            firsts, shard_starts = self._run(number)
+            shard = np.searchsorted(shard_starts, inside[here], "right") - 1
+            out[here] = firsts[shard] + inside[here] - shard_starts[shard]
+        return out
 
     def batch(self, step: int) -> Ints:
         """Sample indices of global batch `step`; int64 (global_batch,), indices count through the shards in order."""
         if not 0 <= step < self.batches:
             raise IndexError(f"step {step} is outside this epoch of {self.batches} batches")
         share = self.global_batch // self.lanes
-        stream = np.concatenate(
-            [
-                self._stream(
-                    lane, lane * self._lane_length + step * share, lane * self._lane_length + (step + 1) * share
-                )
-                for lane in range(self.lanes)
-            ]
-        )
-        shards, starts, entry = self._shards
-        place = (stream + entry) % self.num_samples
-        slot = np.searchsorted(starts, place, "right") - 1
-        return np.asarray(self._first[shards[slot]] + place - starts[slot])
+        begin, end = step * share, (step + 1) * share
+        blocks = range(begin // self._block_length, (end - 1) // self._block_length + 1)
+        stream = np.concatenate([self._piece(block, begin, end) for block in blocks], axis=1).ravel()
+        return self._samples((stream + self._entry) % self.num_samples)
+
+    def _piece(self, block: int, begin: int, end: int) -> Ints:
+        """Stream positions (lanes, places) of the part of places begin:end of each lane that lies in one block."""
+        first = block * self._block_length
+        length = min(self._block_length, self._lane_length - first)
+        lanes = np.arange(self.lanes)[:, None]
+        keys = words(self._block_key, (lanes << 40) + block)
+        places = np.arange(max(begin, first), min(end, first + length)) - first
+        return lanes * self._lane_length + first + shuffle(places, length, keys)
 
 
 def rank_slice(global_batch: int, rank: int, world: int) -> slice:

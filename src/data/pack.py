@@ -4,7 +4,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from data.folder import FolderSource, read_folder
 from data.shards import VERSION, ShardSet, is_shard_set
 from data.write import Source, WriteOptions, progress_bar, write_shards
 from swinmim.distributed import is_main
-from swinmim.errors import DataError
+from swinmim.errors import DataError, UserError
 
 DIGITS = "builtin:digits"
 TRAIN_NAMES = ("train", "training")
@@ -37,14 +36,14 @@ def packed(dest: Path, read: Callable[[], Source], options: WriteOptions, label:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if is_shard_set(dest):  # another process wrote it while this one waited
             return dest
-        partial = dest.with_name(f"{dest.name}.partial-{os.getpid()}")
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = dest.with_name(f"{dest.name}.partial")  # the lock keeps others out; a killed packing goes on here
         try:
             with progress_bar(label) as progress:
                 report = write_shards(read(), partial, options, progress)
-            partial.rename(dest)
-        finally:
+        except UserError:
             shutil.rmtree(partial, ignore_errors=True)
+            raise
+        partial.rename(dest)
     _say(f"{report}; packed into {dest}" + (f" (reasons in {dest / 'bad.jsonl'})" if report.skipped else ""))
     return dest
 

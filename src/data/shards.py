@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data.archive import BLOCK
+from data.bands import npy_head
 from swinmim.errors import DataError
 
 MANIFEST = "manifest.json"
 VERSION = 1
-BLOCK = 512  # tar's unit; the header of a member lies in the block before its data
 
 # One row per sample, in shard order.
 INDEX = np.dtype([("offset", "<i8"), ("size", "<u4"), ("label", "<i4"), ("suffix", "u1")])
@@ -109,6 +110,18 @@ class ShardSet:
         index = np.concatenate(parts) if parts else np.empty(0, INDEX)
         return cls(path, manifest, hashlib.sha256(text).hexdigest(), index)
 
+    @staticmethod
+    def read_indices(path: Path, shards: Sequence[Shard]) -> NDArray[np.void]:
+        """The rows of all index files, one after the other.
+
+        Raises:
+            DataError: one is missing or not what the manifest says.
+        """
+        parts = [(shard, _read_index(path / shard.index_name, shard)) for shard in shards]
+        if lost := [shard.index_name for shard, rows in parts if rows is None]:
+            raise DataError(f"{path} lacks {', '.join(lost[:5])}, or they were changed.")
+        return np.concatenate([rows for _, rows in parts if rows is not None]) if parts else np.empty(0, INDEX)
+
     def __len__(self) -> int:
         return len(self._index)
 
@@ -120,6 +133,11 @@ class ShardSet:
     @property
     def labels(self) -> NDArray[np.int32]:
         return np.asarray(self._index["label"])
+
+    @property
+    def file_sizes(self) -> NDArray[np.uint32]:
+        """Bytes of each image file; uint32 (N,)."""
+        return np.asarray(self._index["size"])
 
     def sizes_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many of these sorted sample indices lie in each shard; int64 (shards,)."""
@@ -236,7 +254,4 @@ def index_bytes(rows: Sequence[tuple[int, int, int, int]]) -> bytes:
     """The index file of one shard: a .npy array of `INDEX` rows (offset, size, label, suffix)."""
     array = np.array(rows, dtype=INDEX)
     header = f"{{'descr': {INDEX.descr!r}, 'fortran_order': False, 'shape': ({len(rows)},), }}"
-    # Written out by hand so that the bytes, and with them the fingerprint, do not change with numpy's padding.
-    padding = -(10 + len(header) + 1) % 64
-    head = b"\x93NUMPY\x01\x00" + (len(header) + padding + 1).to_bytes(2, "little")
-    return head + header.encode() + b" " * padding + b"\n" + array.tobytes()
+    return npy_head(header) + array.tobytes()

@@ -24,7 +24,9 @@ def resolve_stats(config: DataConfig, shards: ShardSet, encoder_stats: Stats | N
     match config.stats:
         case "imagenet":
             if shards.channels != 3:
-                raise ConfigError(f"data.stats=imagenet has 3 channels, the set has {shards.channels}. Add data.stats=auto.")
+                raise ConfigError(
+                    f"data.stats=imagenet has 3 channels, the set has {shards.channels}. Add data.stats=auto."
+                )
             return IMAGENET_MEAN, IMAGENET_STD
         case "auto":
             return encoder_stats or (tuple(shards.mean), tuple(shards.std))

@@ -1,0 +1,9 @@
+#!/usr/bin/env python
+"""Write, index, check and describe shard sets; the same as python -m data.write."""
+
+import sys
+
+from data.commands import main
+
+if __name__ == "__main__":
+    sys.exit(main())

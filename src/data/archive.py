@@ -1,0 +1,107 @@
+"""Tars: written so that they are the same bytes every time, and listed so that no damage passes unseen."""
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from swinmim.errors import DataError
+
+BLOCK = 512  # tar's unit; the header of a member lies in the block before its data
+
+
+class TarWriter:
+    """A tar that is the same bytes whenever and by whomever it is written (USTAR, no times, no owners).
+
+    webdataset's own writer streams through `tarfile` and does not tell where a member begins, which is the index.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+        self.size += len(data)
+
+    def add(self, name: str, data: bytes) -> int:
+        """Append a member; returns where its data begins."""
+        info = tarfile.TarInfo(name)
+        info.size = len(data)
+        self._write(info.tobuf(tarfile.USTAR_FORMAT))
+        offset = self.size
+        self._write(data)
+        self._write(bytes(-len(data) % BLOCK))
+        return offset
+
+    def __enter__(self) -> "TarWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def close(self) -> str:
+        """End the archive, put it on the disk, and return its sha256."""
+        self._write(bytes(2 * BLOCK + -(self.size + 2 * BLOCK) % tarfile.RECORDSIZE))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return self._hash.hexdigest()
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write through a temporary name, so that the name never shows half a file."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+
+
+class Member(NamedTuple):
+    """A regular file in a tar: its name, and where its data begins and how long it is, in bytes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def members(file: BinaryIO, name: str) -> Iterator[Member | None]:
+    """The regular files of an uncompressed tar in order; None for each link or special file, which is left out.
+
+    Args:
+        file: the open tar.
+        name: how errors call it.
+
+    Raises:
+        DataError: not a tar, cut anywhere, damaged between members, or with a name that leads out of its folder.
+    """
+    file.seek(0, os.SEEK_END)
+    length = file.tell()
+    file.seek(0)
+    if length == 0:
+        raise DataError(f"{name} is empty (0 bytes). Copy it again.")
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for info in tar:
+                if info.offset_data + (info.size if info.isreg() else 0) > length:
+                    raise DataError(f"{name} was cut inside {info.name}. Copy it again.")
+                if info.name.startswith("/") or ".." in info.name.split("/"):
+                    raise DataError(f"{name} holds {info.name!r}, a name that leads out of its folder. It is not read.")
+                yield Member(info.name, info.offset_data, info.size) if info.isreg() else None
+                tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every member ever seen
+            end = tar.offset
+    except (tarfile.TarError, EOFError) as error:
+        raise DataError(f"{name} is no whole, uncompressed tar ({error}). Copy or unpack it again.") from error
+    # tarfile stops without a word at a damaged header and at the end of a file that was cut between two members.
+    file.seek(end)
+    block = file.read(BLOCK)
+    if len(block) < BLOCK:
+        raise DataError(f"{name} ends without a tar's end mark: it was cut between two members. Copy it again.")
+    if any(block):
+        raise DataError(f"{name} has a damaged header at byte {end}. Copy it again.")

@@ -1,0 +1,148 @@
+"""The commands around shard sets: make, index, verify, info, leaks."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from data.duplicates import leaks
+from data.index import index_tars
+from data.plan import WriteOptions, plan
+from data.shards import ShardSet
+from data.source import find_source
+from data.survey import contact_sheet, describe, verify
+from data.write import progress_bar, write_shards
+from swinmim.errors import UserError
+
+_SHOWN = 20
+
+
+def _make(given: argparse.Namespace) -> int:
+    fields = {name: getattr(given, name) for name in WriteOptions.__dataclass_fields__ if hasattr(given, name)}
+    fields["value_range"] = tuple(given.value_range)
+    options = WriteOptions(**fields)
+    source = find_source(given.source)
+    if given.dry_run:
+        planned = plan(source.items, options)
+        size = sum(source.items[n].size for positions in planned.shards for n in positions)
+        print(
+            f"would write {planned.images:,} images ({size:,} bytes at the source, {len(source.classes)} classes) as"
+            f" {len(planned.shards)} shard(s); {len(source.skipped)} other files would be skipped"
+        )
+        return 0
+    with progress_bar("writing") as progress:
+        report = write_shards(source, given.dest, options, progress, verify=given.verify)
+    print(f"{report}\nwrote {report.shards} shard(s) to {given.dest}")
+    if report.skipped:
+        print(f"the skipped files and reasons are in {Path(given.dest) / 'bad.jsonl'}")
+    return 0
+
+
+def _index(given: argparse.Namespace) -> int:
+    classes = Path(given.classes).read_text().split("\n") if given.classes else None
+    report = index_tars(given.path, channels=given.channels, classes=[c for c in classes if c] if classes else None)
+    print(f"indexed {report.samples:,} samples")
+    for reason, count in report.ignored.items():
+        if count:
+            print(f"left out {count:,} {reason}")
+    for line in report.warnings[:_SHOWN]:
+        print(f"warning: {line}", file=sys.stderr)
+    return 0
+
+
+def _verify(given: argparse.Namespace) -> int:
+    with progress_bar("verifying") as progress:
+        problems = verify(given.path, images=given.images, progress=progress)
+    print("\n".join(problems) or f"{given.path} is whole")
+    return 3 if problems else 0
+
+
+def _info(given: argparse.Namespace) -> int:
+    shards = ShardSet.open(given.path)
+    print(describe(shards))
+    if given.sheet:
+        contact_sheet(shards, bands=given.bands).save(given.sheet)
+        print(f"sheet     {given.sheet}")
+    return 0
+
+
+def _leaks(given: argparse.Namespace) -> int:
+    pairs = leaks(ShardSet.open(given.one), ShardSet.open(given.two), pictures=given.pictures)
+    for one, two in pairs[:_SHOWN]:
+        print(f"{one} = {two}")
+    print(f"{len(pairs)} samples of {given.one} are in {given.two} too")
+    return 3 if pairs else 0
+
+
+def _number(text: str) -> int | None:
+    return None if text == "none" else int(text)
+
+
+def _add_make(parser: argparse.ArgumentParser) -> None:
+    defaults = WriteOptions(max_bad_ratio=0.01)
+
+    def add(name: str, kind: Callable[[str], object], text: str) -> None:
+        default = getattr(defaults, name.replace("-", "_"))
+        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{text} (default {default})")
+
+    parser.add_argument("source", help="folder of images (first-level folders are classes), list file (.csv .tsv .jsonl"
+                        " .parquet with path,label), tar, folder of tars, or hf-dataset:NAME@SPLIT")  # fmt: skip
+    parser.add_argument("dest", help="new directory for the shards, or an interrupted one")
+    add("resize", _number, "shorter side in pixels; none keeps originals")
+    add("quality", int, "JPEG quality of what is encoded anew")
+    add("min-side", int, "refuse smaller images")
+    add("max-pixels", int, "refuse larger images")
+    add("channels", int, "3 colour, 1 grey, other numbers for .npy and TIFF of that many bands")
+    parser.add_argument("--value-range", type=int, nargs=2, default=defaults.value_range, metavar=("LOW", "HIGH"),
+                        help="16-bit values that become 0 and 255 (default %(default)s)")  # fmt: skip
+    add("seed", int, "of the shuffle")
+    add("shard-samples", int, "images per shard, at most")
+    add("shard-bytes", int, "source bytes per shard, at most")
+    parser.add_argument("--dedup", choices=("none", "exact"), default="none", help="leave out equal files")
+    add("limit", int, "write so many images only")
+    add("max-bad-ratio", float, "fail beyond this share of unreadable images")
+    parser.add_argument("--workers", type=int, default=0, help="writer processes (default: one per core)")
+    parser.add_argument("--verify", action="store_true", help="when resuming, read finished shards through")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be written")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m data.write", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    make = commands.add_parser("make", help="write a shard set (the default: SOURCE DEST is enough)")
+    _add_make(make)
+    make.set_defaults(run=_make)
+    index = commands.add_parser("index", help="make a directory of WebDataset tars addressable")
+    index.add_argument("path")
+    index.add_argument("--channels", type=int, default=3)
+    index.add_argument("--classes", help="file with one class name a line, in label order")
+    index.set_defaults(run=_index)
+    check = commands.add_parser("verify", help="compare every byte with the manifest")
+    check.add_argument("path")
+    check.add_argument("--images", action="store_true", help="decode every image too")
+    check.set_defaults(run=_verify)
+    info = commands.add_parser("info", help="describe a shard set")
+    info.add_argument("path")
+    info.add_argument("--sheet", metavar="PNG", help="draw some of its images into this file")
+    info.add_argument("--bands", type=int, nargs=3, help="channels shown as red, green, blue")
+    info.set_defaults(run=_info)
+    leak = commands.add_parser("leaks", help="find samples of one set in another")
+    leak.add_argument("one")
+    leak.add_argument("two")
+    leak.add_argument("--pictures", action="store_true", help="also the same picture in another size or quality")
+    leak.set_defaults(run=_leaks)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    commands = ("make", "index", "verify", "info", "leaks", "-h", "--help")
+    if given and given[0] not in commands:
+        given.insert(0, "make")
+    parsed = _parser().parse_args(given)
+    try:
+        return int(parsed.run(parsed))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code

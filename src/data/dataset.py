@@ -1,0 +1,118 @@
+"""From places in the order to a batch of tensors. Runs in the loader's worker processes."""
+
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from data.augment import Image, center_crop, random_resized_crop
+from data.batch import LabelledBatch
+from data.decode import DecodeError, decode
+from data.order import Ints, key, sample_seeds, words
+from data.sampler import Place
+from data.shards import ShardSet
+from swinmim.errors import DataError
+
+log = logging.getLogger(__name__)
+
+Augment = Callable[[Image, int], Tensor]
+"""uint8 (H, W, C) and the sample's seed to uint8 (height, width, C)."""
+
+_SUBSTITUTES = 8  # tries before a set counts as unreadable
+
+
+class RandomCrop:
+    """The augmentation of pretraining: `random_resized_crop` with fixed settings."""
+
+    def __init__(self, resolution: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]) -> None:
+        self.resolution, self.scale, self.ratio = resolution, scale, ratio
+
+    def __call__(self, image_HWC: Image, seed: int) -> Tensor:
+        return random_resized_crop(image_HWC, self.resolution, seed, self.scale, self.ratio)
+
+
+class CenterCrop:
+    """The view for evaluation: `center_crop`; the seed is not used."""
+
+    def __init__(self, resolution: tuple[int, int], crop_ratio: float) -> None:
+        self.resolution, self.crop_ratio = resolution, crop_ratio
+
+    def __call__(self, image_HWC: Image, seed: int) -> Tensor:
+        return center_crop(image_HWC, self.resolution, self.crop_ratio)
+
+
+class BatchDataset(Dataset[LabelledBatch]):
+    """Reads, decodes and augments the samples of a micro-batch, straight into one uint8 tensor.
+
+    Args:
+        shards: the set.
+        indices: samples that substitutes may come from.
+        augment: see `Augment`.
+        resolution: (height, width) of what `augment` returns.
+        seed: of the run.
+        purpose: "train" or "eval"; keeps the seeds of the two apart.
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        indices: Ints,
+        augment: Augment,
+        resolution: tuple[int, int],
+        seed: int,
+        purpose: Literal["train", "eval"],
+    ) -> None:
+        self.shards, self.indices, self.augment, self.resolution = shards, indices, augment, resolution
+        self.seed, self.purpose = seed, purpose
+        self._named: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitems__(self, places: list[Place]) -> LabelledBatch:
+        """The batch of these places; the stock DataLoader calls this with what the batch sampler yields."""
+        shape = (len(places), *self.resolution, self.shards.channels)
+        image = torch.empty(shape, dtype=torch.uint8)
+        if get_worker_info() is not None:
+            # Filled where the trainer will read it, instead of copied there later.
+            image.share_memory_()  # type: ignore[no-untyped-call]
+        seeds = sample_seeds(self.seed, places[0].epoch, np.array([place.position for place in places]), self.purpose)
+        index = torch.empty(len(places), dtype=torch.int64)
+        label = torch.empty(len(places), dtype=torch.int64)
+        for row, (place, seed) in enumerate(zip(places, seeds.tolist(), strict=True)):
+            image[row], index[row], label[row] = self._load(place.sample, seed)
+        return {
+            "image": image,
+            "seed": torch.from_numpy(seeds),
+            "index": index,
+            "substituted": index != torch.tensor([place.sample for place in places]),
+            "label": label,
+            "valid": torch.tensor([place.valid for place in places]),
+        }
+
+    def _load(self, planned: int, seed: int) -> tuple[Tensor, int, int]:
+        """Image, index and label of a sample, or of its substitute, which depends on the sample's seed only."""
+        index = planned
+        for attempt in range(_SUBSTITUTES + 1):
+            record = self.shards.read(index)
+            try:
+                pixels = decode(record.data, self.shards.channels)
+            except DecodeError as error:
+                self._warn(index, f"{record.shard}: {record.key}.{record.suffix}: {error}")
+            else:
+                return self.augment(pixels, seed), index, record.label
+            draw = int(words(key("substitute", seed), np.array([attempt]))[0])
+            index = int(self.indices[draw % len(self.indices)])
+        raise DataError(
+            f"Most images of {self.shards.path} cannot be decoded: {_SUBSTITUTES} substitutes in a row were damaged"
+            " too. Write the shards again."
+        )
+
+    def _warn(self, index: int, reason: str) -> None:
+        if index not in self._named:
+            self._named.add(index)
+            log.warning("cannot decode %s; another image takes its place", reason)

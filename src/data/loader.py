@@ -1,0 +1,419 @@
+"""Lightning data modules. The only state is the position in a pure order; resuming seeks there and reads nothing else.
+
+How Lightning resumes: it restores `batch_progress.current` (micro-batches done in this epoch), adds it to the number of
+fetched batches, and ends the epoch when that reaches `len(loader)`. So the loader keeps its full length and, in the
+first epoch after a resume, begins at the batch that is due. Written against Lightning 2.6.6.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.loops.progress import _ProcessedTracker, _Progress
+from torch.utils.data import DataLoader
+
+from data.augment import ClassifyAugment
+from data.batch import LabelledBatch
+from data.dataset import Augment, BatchDataset, CenterCrop, RandomCrop
+from data.order import VERSION as ORDER_VERSION
+from data.order import Ints, accumulation, epoch_batches
+from data.pack import open_labelled, open_source, require_labels
+from data.sampler import EvalSampler, TrainSampler
+from data.shards import ShardSet
+from swinmim.distributed import rank, world_size
+from swinmim.errors import ConfigError, DataError
+
+__all__ = [
+    "ClassifyData",
+    "PretrainData",
+    "TrainSampler",
+    "accumulation",
+    "open_labelled",
+    "open_source",
+]
+
+_FEW_BAD = 4  # damaged images that are always tolerated per epoch and process, however small the set
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _counters(progress: _Progress) -> _ProcessedTracker:
+    assert isinstance(progress.current, _ProcessedTracker)
+    return progress.current
+
+
+class BatchLoader(DataLoader[LabelledBatch]):
+    """A stock DataLoader of ready batches that starts to read at the first `next`, not at `iter`.
+
+    Lightning calls `iter` on the first epoch before it says which epoch that is. More than
+    `bad_limit` substituted samples in one epoch end the run.
+    """
+
+    def __init__(
+        self, dataset: BatchDataset, sampler: TrainSampler | EvalSampler, num_workers: int, bad_limit: int
+    ) -> None:
+        super().__init__(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=num_workers > 0,
+            prefetch_factor=4 if num_workers else None,
+        )
+        self.bad_limit = bad_limit
+        self._path = dataset.shards.path
+
+    def __iter__(self) -> Iterator[LabelledBatch]:  # type: ignore[override]
+        bad = 0
+        for batch in super().__iter__():
+            bad += int(batch["substituted"].sum())
+            if bad > self.bad_limit:
+                raise DataError(
+                    f"At most {self.bad_limit} images of an epoch may be damaged (max_bad_fraction), got {bad} from"
+                    f" {self._path}; they are named in the warnings above. Write the shards again, or raise the limit."
+                )
+            yield batch
+
+    # Their presence tells Lightning that this loader can be resumed; the position itself is kept by the data module.
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        del state
+
+
+class _ShardData(LightningDataModule):
+    """What pretraining and classification share: order, position, resume."""
+
+    def __init__(
+        self,
+        train: ShardSet,
+        train_indices: Ints | None,
+        val: ShardSet,
+        val_indices: Ints | None,
+        *,
+        resolution: tuple[int, int],
+        seed: int,
+        global_batch: int,
+        batch_size: int,
+        num_workers: int,
+        eval_batch_size: int | None,
+        crop_ratio: float,
+        max_bad_fraction: float,
+        lanes: int,
+        block: int,
+    ) -> None:
+        super().__init__()
+        self.train, self.val = train, val
+        self.train_indices = np.arange(len(train)) if train_indices is None else np.sort(train_indices)
+        self.val_indices = np.arange(len(val)) if val_indices is None else np.sort(val_indices)
+        self.resolution, self.seed, self.crop_ratio = resolution, seed, crop_ratio
+        self.global_batch, self.batch_size, self.num_workers = global_batch, batch_size, num_workers
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.max_bad_fraction, self.lanes, self.block = max_bad_fraction, lanes, block
+        self._sampler: TrainSampler | None = None
+        self._resumed: tuple[int, int] | None = None  # (epoch, global batches done in it), until the loops know it too
+        if global_batch > len(self.train_indices):
+            raise DataError(
+                f"A global batch must not be larger than the training set, got {global_batch} for"
+                f" {len(self.train_indices)} images in {train.path}. Use global_batch_size={len(self.train_indices)}"
+                " or less."
+            )
+
+    def _train_augment(self) -> Augment:
+        raise NotImplementedError
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch; the same for any number of processes."""
+        return epoch_batches(len(self.train_indices), self.global_batch)
+
+    @property
+    def world(self) -> int:
+        return self.trainer.world_size if self.trainer else world_size()
+
+    @property
+    def rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else rank()
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches per optimizer step in this run."""
+        return accumulation(self.global_batch, self.world, self.batch_size)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Check that this number of processes can share the set.
+
+        Raises:
+            DataError: more processes than samples.
+            ConfigError: the batch sizes do not fit, or the trainer would shard the data a second time.
+        """
+        if self.world > len(self.train_indices):
+            raise DataError(
+                f"Each process needs at least one image, got {self.world} processes for"
+                f" {len(self.train_indices)} images."
+            )
+        steps = self.accumulation
+        trainer = self.trainer
+        if trainer is None or stage != "fit":
+            return
+        if self.world > 1 and trainer._accelerator_connector.use_distributed_sampler:
+            raise ConfigError(
+                "The data is already divided among processes: build the Trainer with use_distributed_sampler=False."
+            )
+        if trainer.accumulate_grad_batches != steps:
+            raise ConfigError(
+                f"accumulate_grad_batches must be global_batch_size / (processes x batch_size) = {steps},"
+                f" got {trainer.accumulate_grad_batches}. Build the Trainer with accumulate_grad_batches={steps}."
+            )
+
+    def train_dataloader(self) -> BatchLoader:
+        """Micro-batches of this rank, as `ImageBatch` or `LabelledBatch`."""
+        self._sampler = TrainSampler(
+            self.train_indices,
+            self.train.sizes_of(self.train_indices),
+            self.global_batch,
+            self.batch_size,
+            rank=self.rank,
+            world=self.world,
+            seed=self.seed,
+            lanes=self.lanes,
+            block=self.block,
+            on_epoch=self._align_loops,
+        )
+        if self._resumed is not None:
+            epoch, batches = self._resumed
+            self._sampler.seek(epoch, batches * self.accumulation)
+        dataset = BatchDataset(
+            self.train, self.train_indices, self._train_augment(), self.resolution, self.seed, "train"
+        )
+        return self._loader(dataset, self._sampler)
+
+    def val_dataloader(self) -> BatchLoader | list[Any]:
+        """Every held-out sample once, centre crops, fixed seeds, always as `LabelledBatch` with `valid`."""
+        if len(self.val_indices) == 0:
+            return []
+        view = CenterCrop(self.resolution, self.crop_ratio)
+        dataset = BatchDataset(self.val, self.val_indices, view, self.resolution, self.seed, "eval")
+        sampler = EvalSampler(self.val_indices, self.eval_batch_size, rank=self.rank, world=self.world)
+        return self._loader(dataset, sampler)
+
+    def _loader(self, dataset: BatchDataset, sampler: TrainSampler | EvalSampler) -> BatchLoader:
+        share = len(dataset) / self.world
+        return BatchLoader(dataset, sampler, self.num_workers, max(_FEW_BAD, math.ceil(self.max_bad_fraction * share)))
+
+    # Position and resume ---------------------------------------------------------------------------------------------
+
+    def position(self) -> tuple[int, int]:
+        """(epoch, global batches of it that were trained on), from the trainer's own counters."""
+        trainer = self.trainer
+        if trainer is None:
+            return (0, 0)
+        epochs = _counters(trainer.fit_loop.epoch_progress)
+        batches = _counters(trainer.fit_loop.epoch_loop.batch_progress)
+        if epochs.started <= epochs.processed:  # between epochs; the batch counter still shows the last one
+            return (epochs.processed, 0)
+        if batches.processed >= trainer.num_training_batches:
+            return (epochs.processed + 1, 0)
+        return (epochs.processed, batches.processed // self.accumulation)
+
+    def _order_key(self) -> dict[str, Any]:
+        """All that the order depends on, except the epoch."""
+        return {
+            "order": ORDER_VERSION,
+            "fingerprint": self.train.fingerprint,
+            "samples": hashlib.sha256(self.train_indices.astype("<i8").tobytes()).hexdigest(),
+            "seed": self.seed,
+            "global_batch": self.global_batch,
+            "lanes": self.lanes,
+            "block": self.block,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position and what the order depends on; plain values only."""
+        epoch, batches = self.position()
+        return {"version": 1, "epoch": epoch, "batches": batches, **self._order_key()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken, with any number of processes and workers.
+
+        Raises:
+            DataError: the data, its split, seed or global batch are not those of the checkpoint.
+        """
+        ways = {
+            "order": "finish that run with the version of this program that began it",
+            "fingerprint": "point data.path at the shards of that run",
+            "samples": "use the same validation split and label selection",
+            "seed": "set the seed of that run",
+            "global_batch": "set the global_batch_size of that run; batch_size and the number of processes may differ",
+            "lanes": "set the lanes of that run",
+            "block": "set the block of that run",
+        }
+        changed = [
+            f"{name}: checkpoint {state_dict.get(name)}, now {now} ({ways[name]})"
+            for name, now in self._order_key().items()
+            if state_dict.get(name) != now
+        ]
+        if changed:
+            raise DataError(
+                "A resumed run must read the same samples in the same order. Changed since the checkpoint:\n  "
+                + "\n  ".join(changed)
+                + "\nTo train on with other data instead, start a new run from its weights (ckpt=...)."
+            )
+        self._resumed = (state_dict["epoch"], state_dict["batches"])
+        if self._sampler is not None:
+            self._sampler.seek(self._resumed[0], self._resumed[1] * self.accumulation)
+
+    def _align_loops(self, epoch: int) -> None:
+        """Make the restored counters say what the sampler delivers; called before the first epoch after a resume.
+
+        They count micro-batches of the run that wrote the checkpoint. With another number of processes a global batch
+        has another number of them; those of an unfinished step, whose gradients are gone, are due again; and between
+        two epochs they may still be those of the finished one, which would end the next before it starts.
+        """
+        if self._resumed is None or self.trainer is None:
+            return
+        due, batches = self._resumed
+        self._resumed = None
+        if not self.trainer.fit_loop.restarting:  # Lightning then starts the epoch with fresh counters
+            return
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        current = _counters(progress)
+        # In a checkpoint from `on_train_batch_end` the last batch is not yet completed; Lightning adds it on restart.
+        completing = current.processed - current.completed
+        if epoch < due:  # all batches are done, Lightning goes back only to close the epoch
+            done = int(self.trainer.num_training_batches)
+        else:
+            done = batches * self.accumulation
+            progress.is_last_batch = False
+        current.ready = current.started = current.processed = done
+        current.completed = done - completing
+
+
+class PretrainData(_ShardData):
+    """Images for masked image modelling. `train_dataloader` gives `ImageBatch`es (with label and valid beside).
+
+    Args:
+        train: the shard set.
+        train_indices, val_indices: its split (`order.split`); None for all, and for none held out.
+        resolution: (height, width).
+        seed: of order and augmentation.
+        global_batch: samples per optimizer step over all processes.
+        batch_size: samples per process and forward pass.
+        num_workers: loader processes per rank; does not change the batches.
+        scale, ratio: of the random resized crop.
+        eval_batch_size: defaults to `batch_size`.
+        max_bad_fraction: share of an epoch that may be undecodable; 4 images per process are always tolerated.
+        lanes, block: see `order.EpochOrder`.
+
+    Raises:
+        DataError: the global batch is larger than the set.
+    """
+
+    def __init__(
+        self,
+        train: ShardSet,
+        train_indices: Ints | None = None,
+        val_indices: Ints | None = None,
+        *,
+        resolution: tuple[int, int],
+        seed: int,
+        global_batch: int,
+        batch_size: int,
+        num_workers: int = 0,
+        scale: tuple[float, float] = (0.67, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        eval_batch_size: int | None = None,
+        crop_ratio: float = 1.0,
+        max_bad_fraction: float = 1e-3,
+        lanes: int = 1,
+        block: int = 8,
+    ) -> None:
+        super().__init__(
+            train,
+            train_indices,
+            train,
+            np.empty(0, np.int64) if val_indices is None else val_indices,
+            resolution=resolution,
+            seed=seed,
+            global_batch=global_batch,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            eval_batch_size=eval_batch_size,
+            crop_ratio=crop_ratio,
+            max_bad_fraction=max_bad_fraction,
+            lanes=lanes,
+            block=block,
+        )
+        self.scale, self.ratio = scale, ratio
+
+    def _train_augment(self) -> Augment:
+        return RandomCrop(self.resolution, self.scale, self.ratio)
+
+
+class ClassifyData(_ShardData):
+    """Labelled images for classification; every batch is a `LabelledBatch`.
+
+    Args:
+        train, train_indices: training set and the part of it to use; None for all.
+        val, val_indices: validation set and part; the set may be the same one.
+        augment: training augmentation; None for `ClassifyAugment(resolution)`.
+        crop_ratio: the centre crop's share of the resized image.
+        Others as in `PretrainData`.
+
+    Raises:
+        DataError: a set has no labels, the classes differ, or the global batch is larger than the set.
+    """
+
+    def __init__(
+        self,
+        train: ShardSet,
+        train_indices: Ints | None,
+        val: ShardSet,
+        val_indices: Ints | None,
+        *,
+        resolution: tuple[int, int],
+        seed: int,
+        global_batch: int,
+        batch_size: int,
+        num_workers: int = 0,
+        augment: Augment | None = None,
+        eval_batch_size: int | None = None,
+        crop_ratio: float = 0.875,
+        max_bad_fraction: float = 1e-3,
+        lanes: int = 1,
+        block: int = 8,
+    ) -> None:
+        if require_labels(train).classes != require_labels(val).classes:
+            raise DataError(f"Training and validation must have the same classes; {train.path} and {val.path} differ.")
+        super().__init__(
+            train,
+            train_indices,
+            val,
+            val_indices,
+            resolution=resolution,
+            seed=seed,
+            global_batch=global_batch,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            eval_batch_size=eval_batch_size,
+            crop_ratio=crop_ratio,
+            max_bad_fraction=max_bad_fraction,
+            lanes=lanes,
+            block=block,
+        )
+        self.augment = augment or ClassifyAugment(resolution)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.train.classes
+
+    def _train_augment(self) -> Augment:
+        return self.augment

@@ -1,0 +1,118 @@
+import io
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageCms
+
+from data.bands import npy_bytes, to_eight_bits
+from data.decode import DecodeError, decode
+from data.encode import EncodeOptions, encode
+from swinmim.errors import ConfigError
+
+RNG = np.random.default_rng(0)
+
+
+def npy(values, **options):
+    out = io.BytesIO()
+    np.save(out, values, **options)
+    return out.getvalue()
+
+
+def tiff(values, **options):
+    out = io.BytesIO()
+    tifffile.imwrite(out, values, photometric="minisblack", **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 13])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("first", [False, True])
+def test_any_number_of_bands(channels, dtype, first):
+    values = RNG.integers(0, np.iinfo(dtype).max + 1, (20, 30, channels), dtype=dtype)
+    stored = np.ascontiguousarray(np.moveaxis(values, 2, 0)) if first else values
+    expected = values if dtype == np.uint8 else np.round(values / 257).astype(np.uint8)
+    files = [npy(stored), npy(np.asfortranarray(stored))]
+    if channels not in (1, 3):
+        files.append(tiff(stored, planarconfig="separate" if first else "contig"))
+    for file in files:
+        np.testing.assert_array_equal(decode(file, channels), expected)
+
+
+def test_the_range_of_sixteen_bits_can_be_told():
+    values = np.array([[0, 1000, 6000, 11000, 65535]], np.uint16)
+    assert to_eight_bits(values, (1000, 11000)).tolist() == [[0, 0, 128, 255, 255]]
+    with pytest.raises(ConfigError, match="value_range must rise"):
+        EncodeOptions(value_range=(5, 5))
+
+
+def test_stored_bands_are_npy_shrunk_and_counted():
+    values = RNG.integers(0, 65536, (40, 80, 5), dtype=np.uint16)
+    done = encode(npy(values), EncodeOptions(resize=20, channels=5))
+    assert done.suffix == "npy"
+    pixels = np.load(io.BytesIO(done.data))
+    assert pixels.shape == (20, 40, 5)
+    assert done.pixels == 800
+    assert done.total == tuple(pixels.astype(int).sum((0, 1)))
+    assert done.squares == tuple((pixels.astype(int) ** 2).sum((0, 1)))
+    small = RNG.integers(0, 256, (16, 16, 2), dtype=np.uint8)
+    assert encode(npy(small), EncodeOptions(channels=2)).data == npy_bytes(small)
+
+
+def test_deep_colour_and_grey_become_pictures():
+    colour = RNG.integers(0, 65536, (20, 30, 3), dtype=np.uint16)
+    for file in (npy(colour), tiff(colour, planarconfig="contig")):
+        done = encode(file, EncodeOptions())
+        assert done.suffix == "png"
+        np.testing.assert_array_equal(decode(done.data), np.round(colour / 257))
+    grey = RNG.integers(0, 65536, (20, 30), dtype=np.uint16)
+    for file in (npy(grey), tiff(grey)):
+        done = encode(file, EncodeOptions(channels=1))
+        np.testing.assert_array_equal(decode(done.data, 1)[:, :, 0], np.round(grey / 257))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"\xff\xd8\xff", "store .npy or TIFF"),
+        (npy(np.zeros((4, 4, 5), np.float32)), "no known range"),
+        (npy(np.array([{}]), allow_pickle=True), "no known range"),
+        (npy(np.zeros((4, 4, 6), np.uint8)), r"is not \(height, width, 5\)"),
+        (npy(np.zeros((4, 4, 5), np.uint8))[:-9], "ends after 71 of 80"),
+        (npy(np.zeros((4, 4, 5), np.uint8))[:9], "magic|header"),
+        (
+            b"\x93NUMPY\x01\x00v\x00"
+            + b"{'descr': '|u1', 'fortran_order': False, 'shape': (90000, 90000, 5), }".ljust(117)
+            + b"\n",
+            "exceeds",
+        ),
+        (tiff(np.zeros((9, 9, 5), np.uint8))[:60], "damaged TIFF|shape|not enough"),
+        (b"II*\0" + bytes(40), "damaged TIFF|shape|not enough"),
+    ],
+)
+def test_hostile_bands(data, reason):
+    with pytest.raises(DecodeError, match=reason):
+        decode(data, 5)
+
+
+def test_a_colour_profile_is_applied_at_writing():
+    # red and blue exchanged: the identity would be seen at once
+    swapped = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    lab = ImageCms.createProfile("LAB")
+    assert lab is not None
+    plain = Image.fromarray(RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    out = io.BytesIO()
+    plain.save(out, "PNG", icc_profile=swapped.tobytes())
+    assert encode(out.getvalue(), EncodeOptions()).data == out.getvalue()  # sRGB: kept as it is
+    out = io.BytesIO()
+    plain.save(out, "PNG", icc_profile=wide_profile(swapped.tobytes()))
+    done = encode(out.getvalue(), EncodeOptions())
+    assert "icc_profile" not in Image.open(io.BytesIO(done.data)).info
+    assert np.abs(decode(done.data).astype(int) - np.asarray(plain)).mean() > 3
+
+
+def wide_profile(srgb):
+    """The sRGB profile under another name, with the red and green primaries exchanged."""
+    swapped = srgb.replace(b"rXYZ", b"tmp_").replace(b"gXYZ", b"rXYZ").replace(b"tmp_", b"gXYZ")
+    return swapped.replace("sRGB".encode("utf-16-be"), "wide".encode("utf-16-be")).replace(b"sRGB", b"wide")

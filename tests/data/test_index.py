@@ -1,0 +1,176 @@
+import gc
+import io
+import pickle
+import tarfile
+
+import pytest
+import webdataset
+from made_images import image_bytes, make_pixels
+
+from data.commands import main
+from data.decode import decode
+from data.index import index_tars
+from data.shards import ShardSet
+from swinmim.errors import DataError
+
+
+def jpeg(number):
+    return image_bytes(make_pixels(number, 24, 30))
+
+
+def make_tar(path, files, **options):
+    with tarfile.open(path, "w", **options) as out:
+        for name, data in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            out.addfile(info, io.BytesIO(data))
+    return path.read_bytes()
+
+
+PAIR = [("a.jpg", jpeg(0)), ("a.cls", b"1"), ("b.jpg", jpeg(1)), ("b.cls", b"0")]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_what_webdataset_wrote_is_indexed_and_read(tmp_path, capsys):
+    with webdataset.ShardWriter(str(tmp_path / "set-%03d.tar"), maxcount=4, verbose=0) as writer:
+        for number in range(10):
+            writer.write({"__key__": f"sample{number}", "jpg": jpeg(number), "cls": number % 3, "json": {"n": number}})
+    gc.collect()
+    assert main(["index", str(tmp_path)]) == 0
+    assert "indexed 10 samples" in capsys.readouterr().out
+    shards = ShardSet.open(tmp_path)
+    assert shards.shard_sizes == (4, 4, 2)
+    assert shards.classes == ("0", "1", "2")
+    for number in range(10):
+        record = shards.read(number)
+        assert (record.key, record.data, record.label) == (f"sample{number}", jpeg(number), number % 3)
+    assert all(0 < value < 1 for value in (*shards.mean, *shards.std))
+
+
+def test_the_layout_of_img2dataset(tmp_path):
+    files = [
+        (f"{n:09d}.{ext}", data) for n in range(3) for ext, data in (("jpg", jpeg(n)), ("txt", b"x"), ("json", b"{}"))
+    ]
+    make_tar(tmp_path / "00000.tar", files)
+    (tmp_path / "00000_stats.json").write_text("{}")
+    (tmp_path / "00000.parquet").write_bytes(b"")
+    report = index_tars(tmp_path)
+    assert report.samples == 3
+    assert report.ignored["members that are no image"] == 6
+    assert ShardSet.open(tmp_path).classes == ()
+
+
+def test_parts_of_a_sample_may_lie_apart(tmp_path):
+    make_tar(tmp_path / "x.tar", [PAIR[0], PAIR[2], PAIR[3], PAIR[1]])
+    index_tars(tmp_path, classes=["no", "yes"])
+    shards = ShardSet.open(tmp_path)
+    assert [(shards.read(n).key, shards.read(n).label) for n in range(2)] == [("a", 1), ("b", 0)]
+    assert shards.classes == ("no", "yes")
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_names_of_every_tar_format(tmp_path, form):
+    name = "d" * 90 + "/é" + "k" * (5 if form == tarfile.USTAR_FORMAT else 150) + ".jpg"
+    make_tar(tmp_path / "x.tar", [(name, jpeg(0)), ("b.jpg", jpeg(1))], format=form)
+    index_tars(tmp_path)
+    shards = ShardSet.open(tmp_path)
+    assert [shards.read(n).data for n in range(2)] == [jpeg(0), jpeg(1)]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([("a.jpg", jpeg(0)), ("a.jpg", jpeg(1))], "a.jpg twice"),
+        ([("a.jpg", jpeg(0)), ("b.jpg", jpeg(1)), ("a.jpg", jpeg(2))], "a.jpg twice"),
+        ([("0.JPG", jpeg(0)), ("0.jpg", jpeg(1))], "0.jpg twice .case aside"),
+        ([("a.jpg", jpeg(0)), ("a.png", jpeg(1))], "2 images .jpg, png."),
+        ([("../../x.jpg", jpeg(0))], "leads out"),
+        ([("/abs.jpg", jpeg(0))], "leads out"),
+        ([("a.jpg", jpeg(0)), ("a.cls", b"cat")], "class number"),
+        ([("a.jpg", jpeg(0)), ("a.cls", b"-1")], "class number"),
+        ([("a.txt", b"x")], "hold no image"),
+        ([("a.jpg", b"x")], "None of 1 images"),
+        ([], "hold no image"),
+    ],
+)
+def test_tars_that_are_refused(tmp_path, files, message):
+    make_tar(tmp_path / "x.tar", files)
+    with pytest.raises(DataError, match=message):
+        index_tars(tmp_path)
+
+
+def test_damaged_tars_are_refused_by_name(tmp_path):
+    whole = make_tar(tmp_path / "x.tar", PAIR)
+    second = whole.index(b"b.jpg")
+    damaged = bytearray(whole)
+    damaged[second + 150] ^= 1  # the header's checksum
+    cases = [
+        (whole[: second + 700], "cut inside|no whole"),
+        (whole[:second], "cut between two members"),
+        (bytes(damaged), "damaged header at byte"),
+        (b"", "0 bytes"),
+        (b"<html></html>" * 100, "no whole, uncompressed tar"),
+    ]
+    for data, message in cases:
+        (tmp_path / "x.tar").write_bytes(data)
+        with pytest.raises(DataError, match=message) as error:
+            index_tars(tmp_path)
+        assert "x.tar" in str(error.value)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_names_with_dots_are_kept_apart_and_warned_of(tmp_path):
+    make_tar(
+        tmp_path / "x.tar", [("img.v1.jpg", jpeg(0)), ("img.v2.jpg", jpeg(1)), ("a.jpg", jpeg(2)), ("a.seg.png", b"x")]
+    )
+    report = index_tars(tmp_path)
+    assert report.samples == 3
+    assert "webdataset reads as one sample of 2" in report.warnings[0]
+    assert report.ignored["further images of a sample"] == 1
+
+
+def test_links_are_left_out_and_counted(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as out:
+        info = tarfile.TarInfo("a.jpg")
+        info.size = len(jpeg(0))
+        out.addfile(info, io.BytesIO(jpeg(0)))
+        for kind, name in ((tarfile.SYMTYPE, "b.jpg"), (tarfile.LNKTYPE, "c.jpg")):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "/etc/passwd"
+            out.addfile(link)
+    report = index_tars(tmp_path)
+    assert (report.samples, report.ignored["links and special files"]) == (1, 2)
+
+
+def test_an_empty_shard_beside_others_is_allowed(tmp_path):
+    make_tar(tmp_path / "a.tar", [])
+    make_tar(tmp_path / "b.tar", PAIR)
+    assert index_tars(tmp_path).samples == 2
+    assert ShardSet.open(tmp_path).shard_sizes == (0, 2)
+
+
+class Canary:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was loaded",))
+
+
+def test_pickles_are_never_loaded(tmp_path):
+    bomb = pickle.dumps(Canary())
+    make_tar(
+        tmp_path / "x.tar", [("a.jpg", jpeg(0)), ("a.pyd", bomb), ("a.pth", bomb), ("b.pkl", bomb), ("c.npy", bomb)]
+    )
+    report = index_tars(tmp_path)
+    assert report.ignored["members that are no image"] == 3
+    with pytest.raises(ValueError, match=r"shape|not an image|magic"):
+        decode(ShardSet.open(tmp_path).read(1).data)
+
+
+def test_wrong_calls(tmp_path):
+    with pytest.raises(DataError, match=r"no \.tar files"):
+        index_tars(tmp_path)
+    make_tar(tmp_path / "x.tar", PAIR)
+    with pytest.raises(DataError, match="go up to 1, and 1 class"):
+        index_tars(tmp_path, classes=["one"])
+    index_tars(tmp_path)
+    with pytest.raises(DataError, match="already a shard set"):
+        index_tars(tmp_path)

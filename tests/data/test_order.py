@@ -1,0 +1,165 @@
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.order import (
+    EpochOrder,
+    ShardStarts,
+    accumulation,
+    epoch_batches,
+    few_labels,
+    key,
+    permutation,
+    rank_slice,
+    sample_seeds,
+    shuffle,
+    split,
+    words,
+)
+from swinmim.errors import ConfigError, DataError
+
+GOLDEN_PERMUTATION = [5, 2, 4, 1, 0, 3]
+GOLDEN_BATCH = [8, 0, 5, 10]
+GOLDEN_SEEDS = [2969994534387019325, 2030862129053420349]
+
+sizes = st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(lambda s: sum(s) >= 24)
+
+
+def epoch(shard_sizes, global_batch, seed, number, **options):
+    order = EpochOrder(shard_sizes, global_batch, seed, number, **options)
+    return np.concatenate([order.batch(step) for step in range(order.batches)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes, st.sampled_from([1, 2, 3, 4, 8]), st.sampled_from([1, 2, 4, 8]), st.integers(1, 9), st.integers(0, 5))
+def test_an_epoch_has_no_sample_twice_and_leaves_out_less_than_a_batch(shard_sizes, world, lanes, block, seed):
+    global_batch = 24
+    order = EpochOrder(shard_sizes, global_batch, seed, 1, lanes=lanes, block=block)
+    ranks = [
+        np.concatenate([order.batch(step)[rank_slice(global_batch, rank, world)] for step in range(order.batches)])
+        for rank in range(world)
+    ]
+    assert {len(part) for part in ranks} == {order.batches * global_batch // world}
+    seen = np.concatenate(ranks)
+    assert len(np.unique(seen)) == len(seen)
+    assert seen.min() >= 0
+    assert seen.max() < sum(shard_sizes)
+    assert 0 <= sum(shard_sizes) - len(seen) < global_batch
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes, st.sampled_from([1, 2, 4, 8]), st.integers(0, 1000))
+def test_any_step_can_be_asked_alone(shard_sizes, lanes, seed):
+    whole = epoch(shard_sizes, 24, seed, 3, lanes=lanes, block=2)
+    order = EpochOrder(shard_sizes, 24, seed, 3, lanes=lanes, block=2)
+    for step in reversed(range(order.batches)):
+        np.testing.assert_array_equal(order.batch(step), whole[step * 24 : (step + 1) * 24])
+
+
+def test_epochs_and_seeds_differ_and_the_left_out_samples_change():
+    orders = [epoch([100], 32, seed, number) for seed in range(2) for number in range(20)]
+    assert len({tuple(order) for order in orders}) == 40
+    left_out = set().union(*(set(range(100)) - set(order.tolist()) for order in orders))
+    assert len(left_out) > 60
+
+
+def test_a_block_of_all_shards_shuffles_everything():
+    order = epoch([10] * 8, 80, 0, 0, block=8)
+    assert abs(np.corrcoef(order, np.arange(80))[0, 1]) < 0.4
+    assert len({n // 10 for n in order[:20]}) >= 5
+
+
+def test_the_order_never_changes_between_versions():
+    assert permutation(6, "golden", 1).tolist() == GOLDEN_PERMUTATION
+    assert EpochOrder([3, 4, 5], 4, 7, 2).batch(1).tolist() == GOLDEN_BATCH
+    assert sample_seeds(7, 2, np.arange(2)).tolist() == GOLDEN_SEEDS
+
+
+def test_seeds_are_distinct_and_not_negative():
+    seeds = np.concatenate([sample_seeds(1, e, np.arange(5000), p) for e in range(3) for p in ("train", "eval")])
+    assert seeds.min() >= 0
+    assert len(np.unique(seeds)) == len(seeds)
+
+
+def test_keys_tell_text_from_numbers():
+    assert len({key(1, 2), key("1", 2), key(12), key("12"), key("1", "2")}) == 5
+
+
+def test_an_order_takes_little_time_per_sample():
+    order = EpochOrder([2500] * 600, 2048, 0, 0)
+    order.batch(0)
+    begin = time.process_time()
+    for step in range(1, 101):
+        order.batch(step)
+    assert (time.process_time() - begin) / (100 * 2048) < 5e-6
+    assert epoch_batches(1_500_000, 2048) == order.batches
+
+
+def test_seeking_the_billionth_sample_takes_less_than_a_millisecond():
+    shards = ShardStarts([2600] * 400_000)
+    times = []  # the least of many: other processes of the machine slow this one down too
+    for number in range(100):
+        begin = time.process_time()
+        EpochOrder(shards, 1024, 0, number).batch(10**9 // 1024)
+        times.append(time.process_time() - begin)
+    assert min(times) < 1e-3
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 17, 1000])
+def test_shuffle_is_a_fair_permutation(count):
+    landed = shuffle(np.arange(count), count, words(1, np.arange(300)[:, None]))
+    np.testing.assert_array_equal(np.sort(landed, axis=1), np.broadcast_to(np.arange(count), (300, count)))
+    if count >= 17:
+        means = landed.mean(0)  # of every place over 300 keys
+        assert np.abs(means - (count - 1) / 2).max() < 5 * count / 12**0.5 / 300**0.5
+        correlation = np.mean([np.corrcoef(row, np.arange(count))[0, 1] for row in landed])
+        assert abs(correlation) < 4 / (300 * count) ** 0.5
+
+
+def test_more_shards_than_runs_still_give_every_sample_once():
+    shard_sizes = np.random.default_rng(0).integers(0, 4, 3000)
+    order = epoch(shard_sizes, 64, 3, 5, lanes=4)
+    assert len(np.unique(order)) == len(order) > shard_sizes.sum() - 64
+
+
+def test_a_batch_is_read_from_few_shards():
+    owner = np.repeat(np.arange(2000), 50)
+    order = EpochOrder([50] * 2000, 400, 0, 0, block=8)
+    assert max(len(np.unique(owner[order.batch(step)])) for step in range(order.batches)) <= 20
+
+
+def test_accumulation_and_its_nearest_legal_values():
+    assert accumulation(2048, 8, 64) == 4
+    with pytest.raises(ConfigError, match=r"global_batch_size=96 or 144.*batch_size=10 or 25"):
+        accumulation(100, 2, 24)
+    with pytest.raises(ConfigError, match="at least 1"):
+        accumulation(0, 1, 1)
+
+
+def test_split_is_disjoint_complete_and_keyed():
+    train, val = split(100, 0.1, 0)
+    assert (len(train), len(val)) == (90, 10)
+    assert sorted([*train, *val]) == list(range(100))
+    assert split(100, 10, 1)[1].tolist() != val.tolist()
+    with pytest.raises(DataError, match="leave samples"):
+        split(10, 10, 0)
+
+
+def test_few_labels():
+    labels = np.array([0, 0, 0, 1, 1, -1, 1])
+    chosen = few_labels(labels, 2, 0)
+    assert labels[chosen].tolist().count(0) == labels[chosen].tolist().count(1) == 2
+    with pytest.raises(DataError, match=r"too few in class: 0 \(3\), 1 \(3\)"):
+        few_labels(labels, 4, 0)
+
+
+def test_wrong_calls():
+    with pytest.raises(DataError, match="global batch must not be larger"):
+        EpochOrder([3], 4, 0, 0)
+    with pytest.raises(ConfigError, match="lanes must divide"):
+        EpochOrder([8], 4, 0, 0, lanes=3)
+    with pytest.raises(IndexError):
+        EpochOrder([8], 4, 0, 0).batch(2)
