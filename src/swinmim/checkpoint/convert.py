@@ -129,7 +129,7 @@ def read_weights(source: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{file} holds Python objects besides tensors, which could run code when read: {str(error).splitlines()[0]} "
+            f"{file} holds Python objects besides tensors, which could run code: {str(error).splitlines()[0]} "
             "Where you trust it, load it yourself and save only its tensors: torch.save({'model': ckpt['model']}, ...)."
         ) from error
     except (OSError, RuntimeError, SafetensorError, EOFError) as error:
