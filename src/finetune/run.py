@@ -47,6 +47,8 @@ def run(config: FinetuneConfig, output_dir: Path) -> dict[str, float]:
     steps = accumulation(config.global_batch_size, config.trainer.world_size, config.batch_size)
     L.seed_everything(config.seed, verbose=False)
     encoder = build_encoder(config)
+    if config.compile:
+        encoder.compile_blocks()
     datamodule = build_data(config, encoder)
     mean, std = resolve_stats(config.data, datamodule.train, encoder_stats(config))
     model = Classifier(encoder, len(datamodule.classes))
@@ -116,6 +118,8 @@ def build_encoder(config: FinetuneConfig) -> SwinV2:
                 window=config.window,
                 drop_path=config.drop_path,
                 recompute=config.recompute,
+                attention=config.attention,
+                chunk=config.chunk,
             )
         assert isinstance(config.model, ModelConfig)
         return SwinV2(
@@ -124,6 +128,8 @@ def build_encoder(config: FinetuneConfig) -> SwinV2:
             window=config.window,
             drop_path=config.drop_path,
             recompute=config.recompute,
+            attention=config.attention,
+            chunk=config.chunk,
         )
 
 
