@@ -39,7 +39,9 @@ def test_any_number_of_channels_can_be_shown(channels, source):
 def test_steps_of_a_run():
     plan = plan_steps(global_batch_size=64, accumulation=2, num_samples=1000, max_epochs=3, max_steps=-1)
     assert (plan.steps_per_epoch, plan.total_steps) == (15, 45)
-    assert plan_steps(global_batch_size=64, accumulation=1, num_samples=1000, max_epochs=3, max_steps=20).total_steps == 20
+    assert (
+        plan_steps(global_batch_size=64, accumulation=1, num_samples=1000, max_epochs=3, max_steps=20).total_steps == 20
+    )
 
 
 def test_trainer_settings_that_cannot_work():
