@@ -6,6 +6,7 @@ first epoch after a resume, begins at the batch that is due. Written against Lig
 """
 
 import hashlib
+import logging
 import os
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -18,25 +19,32 @@ from lightning.pytorch.loops.progress import _ProcessedTracker, _Progress
 from data.ahead import Ahead
 from data.augment import ClassifyAugment
 from data.batches import BatchLoader
+from data.config import DataConfig
 from data.dataset import Augment, BatchDataset, CenterCrop, RandomCrop
 from data.decode import Decoder
 from data.mix import MixedOrder, MixedSet
 from data.order import VERSION as ORDER_VERSION
-from data.order import Ints, accumulation, epoch_batches
-from data.pack import open_labelled, open_source, require_labels
+from data.order import Ints, accumulation, epoch_batches, key, split
+from data.pack import open_data, open_labelled, open_source, require_labels
 from data.sampler import EvalSampler, TrainSampler
 from data.shards import ShardSet
+from data.stream import StreamDataset, StreamLoader, StreamSet
 from swinmim.distributed import local_rank, rank, world_size
 from swinmim.errors import ConfigError, DataError
 
 __all__ = [
     "ClassifyData",
     "PretrainData",
+    "StreamData",
     "TrainSampler",
     "accumulation",
+    "open_data",
     "open_labelled",
     "open_source",
+    "pretrain_data",
 ]
+
+log = logging.getLogger(__name__)
 
 
 def _counters(progress: _Progress) -> _ProcessedTracker:
@@ -333,6 +341,55 @@ class PretrainData(_ShardData):
 
     def _train_augment(self) -> Augment:
         return RandomCrop(self.resolution, self.scale, self.ratio)
+
+
+class StreamData(PretrainData):
+    """Images of tars without an index. Arguments as for `PretrainData`, with a `StreamSet` and no indices.
+
+    A resumed run goes on with other images: streams have no position.
+    """
+
+    def train_dataloader(self) -> StreamLoader:  # type: ignore[override]
+        assert isinstance(self.train, StreamSet)
+        step = self.trainer.global_step if self.trainer else 0
+        dataset = StreamDataset(
+            self.train.urls,
+            self._train_augment(),
+            self.resolution,
+            self.train.channels,
+            self.batch_size,
+            key("start", self.seed, step) >> 1,
+            rank=self.rank,
+            world=self.world,
+            max_bad_fraction=self.max_bad_fraction,
+            decoder=self.decoder,
+            allow_insecure=self.train.allow_insecure,
+        )
+        return StreamLoader(dataset, self.steps_per_epoch * self.accumulation, self.num_workers)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"version": 1, "streaming": True}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        log.warning("data.streaming=true: the run goes on with newly drawn images; this resume is not exact")
+
+
+def pretrain_data(config: DataConfig, shards: ShardSet, **settings: Any) -> PretrainData:
+    """The data module of a pretraining run.
+
+    Args:
+        config: what to hold out, how to read.
+        shards: what `open_data` returned for it.
+        settings: resolution, seed, global_batch, batch_size, scale and ratio, as for `PretrainData`.
+    """
+    settings |= {
+        "num_workers": config.num_workers,
+        "max_bad_fraction": config.max_bad_fraction,
+        "decoder": config.decoder,
+    }
+    if isinstance(shards, StreamSet):
+        return StreamData(shards, None, None, **settings)
+    return PretrainData(shards, *split(len(shards), config.val_ratio, seed=0), **settings)
 
 
 class ClassifyData(_ShardData):

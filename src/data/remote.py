@@ -70,7 +70,8 @@ class Remote:
         self.url, self.scheme = url.rstrip("/"), check_url(url, allow_insecure=allow_insecure)
         self.allow_insecure, self.options, self.pause = allow_insecure, options or {}, pause
 
-    def _open(self, name: str) -> Any:
+    def open(self, name: str) -> Any:
+        """A file of the directory, open for reading from front to back."""
         import fsspec  # only where something is remote
 
         options = dict(self.options)
@@ -115,7 +116,7 @@ class Remote:
 
     def _download(self, name: str, partial: Path, size: int | None, sha256: str | None) -> None:
         digest, length = hashlib.sha256(), 0
-        with self._open(name) as source, partial.open("wb") as file:
+        with self.open(name) as source, partial.open("wb") as file:
             while chunk := source.read(_CHUNK):
                 digest.update(chunk)
                 file.write(chunk)
