@@ -2,7 +2,7 @@
 
 from finetune.config import FinetuneConfig
 from finetune.run import run
-from swinmim.config import open_door
+from swinmim.door import open_door
 
 
 def main() -> None:

@@ -51,4 +51,6 @@ class FinetuneConfig:
         if self.ckpt is None and self.model is None:
             raise ValueError("ckpt=null trains from scratch and needs an architecture: add model=swinv2_b (or another)")
         if self.ckpt is not None and self.model is not None:
-            raise ValueError("model has no effect with ckpt: the encoder folder holds the architecture. Remove model=...")
+            raise ValueError(
+                "model has no effect with ckpt: the encoder folder holds the architecture. Remove model=..."
+            )

@@ -154,7 +154,7 @@ def build_data(config: FinetuneConfig, encoder: SwinV2) -> ClassifyData:
         raise ConfigError(f"{config.data.path} has {train.channels} channels and the encoder takes {encoder.in_chans}.")
     if config.data.labels_per_class is not None:
         chosen = few_labels(
-            train.labels[train_indices] if train_indices is not None else train.labels,
+            (train.labels if train_indices is None else train.labels[train_indices]).astype("int64"),
             config.data.labels_per_class,
             config.seed,
         )

@@ -2,7 +2,7 @@
 
 from pretrain.config import PretrainConfig
 from pretrain.run import run
-from swinmim.config import open_door
+from swinmim.door import open_door
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Random masks of SimMIM (data/data_simmim_pt.py of the official repository): units of mask_unit pixels, True = masked."""
+"""Random masks of SimMIM (official data/data_simmim_pt.py): units of mask_unit pixels, True = masked."""
 
 import math
 
@@ -24,7 +24,9 @@ def mask_grid(resolution: tuple[int, int], mask_unit: int) -> tuple[int, int]:
 
 
 def _multiples(height: int, width: int, unit: int) -> list[int]:
-    return sorted({max(unit, side // unit * unit) for side in (height, width)} | {-(-s // unit) * unit for s in (height, width)})
+    return sorted(
+        {max(unit, side // unit * unit) for side in (height, width)} | {-(-s // unit) * unit for s in (height, width)}
+    )
 
 
 def num_masked(grid: tuple[int, int], mask_ratio: float) -> int:
@@ -45,7 +47,7 @@ def random_mask(seed_B: Tensor, grid: tuple[int, int], mask_ratio: float) -> Ten
     """
     units = grid[0] * grid[1]
     rank_BN = hash_bits(seed_B, MASK_STREAM, units).argsort(dim=1).argsort(dim=1)
-    return (rank_BN < num_masked(grid, mask_ratio)).unflatten(1, grid)
+    return (rank_BN < num_masked(grid, mask_ratio)).view(-1, *grid)
 
 
 def upsample_mask(mask_Bhw: Tensor, factor: int) -> Tensor:
@@ -75,7 +77,7 @@ def blurred(images_BCHW: Tensor, mask_BHW: Tensor, sigma: float) -> Tensor:
     planes = stacked.flatten(0, 1).unsqueeze(1)
     planes = torch.nn.functional.conv2d(planes, kernel.view(1, 1, -1, 1), padding=(radius, 0))
     planes = torch.nn.functional.conv2d(planes, kernel.view(1, 1, 1, -1), padding=(0, radius))
-    summed = planes.squeeze(1).unflatten(0, stacked.shape[:2])
+    summed = planes.view(stacked.shape)
     colour, weight = summed[:, :-1], summed[:, -1:]
     # far from any visible pixel the weights underflow: the mean visible colour stands in
     return torch.where(weight > 1e-6, colour / weight.clamp_min(1e-6), visible_mean(images_BCHW, mask_BHW))

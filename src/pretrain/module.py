@@ -60,7 +60,9 @@ class PretrainModule(TrainingModule):
         mask_Bhw = self.model.draw_mask(batch["seed"])
         loss, _ = self.model(images_BCHW, mask_Bhw)
         self.log_training(loss)
-        self.log("health/skipped_samples", batch["substituted"].sum().float(), on_epoch=True, on_step=False, reduce_fx="sum")
+        self.log(
+            "health/skipped_samples", batch["substituted"].sum().float(), on_epoch=True, on_step=False, reduce_fx="sum"
+        )
         return loss  # type: ignore[no-any-return]
 
     def validation_step(self, batch: LabelledBatch, batch_idx: int) -> None:

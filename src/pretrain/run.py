@@ -116,7 +116,7 @@ def build_model(config: PretrainConfig, *, load_weights: bool = True) -> SimMIM:
             )
             if encoder.architecture != architecture:
                 raise ConfigError(
-                    f"ckpt={config.ckpt} is a {encoder.architecture.name} and the run asks for model={config.model.name} "
+                    f"ckpt={config.ckpt} is a {encoder.architecture.name}, the run asks for {config.model.name} "
                     f"({encoder.architecture} against {architecture}). Add model={encoder.architecture.name}."
                 )
         else:
@@ -183,9 +183,7 @@ def manifest(
     return {"mean": mean, "std": std, "recipe": recipe, "data": data, "parent": config.ckpt}
 
 
-def derived(
-    config: PretrainConfig, model: SimMIM, plan: Plan, num_train: int, num_val: int
-) -> dict[str, object]:
+def derived(config: PretrainConfig, model: SimMIM, plan: Plan, num_train: int, num_val: int) -> dict[str, object]:
     """What follows from the settings, for the start of the log and `derived/`."""
     encoder: SwinV2 = model.encoder
     grid = mask_grid(encoder.resolution, model.mask_unit)

@@ -1,37 +1,22 @@
-"""The one door between Hydra and the code: YAML composes, dataclasses decide, every problem is reported at once.
-
-`open_door` is what both `__main__` files call. `load` is the only place that sees a DictConfig.
-"""
+"""Typed settings: YAML composes, dataclasses decide. `load` is the only place that sees a DictConfig."""
 
 import dataclasses
 import difflib
-import logging
-import os
-import sys
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
-import hydra
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
-from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from swinmim.distributed import is_main
-from swinmim.errors import ConfigError, UserError
+from swinmim.errors import ConfigError
 
 T = TypeVar("T")
+
+SEPARATOR = "\n  - "
+"""Between the problems of one ConfigError."""
 
 # An installed wheel carries conf/ inside the package; a checkout keeps it at the top.
 CONF_DIR = next(
@@ -39,9 +24,6 @@ CONF_DIR = next(
     for folder in (Path(__file__).parent / "conf", Path(__file__).parents[2] / "conf")
     if (folder / "pretrain.yaml").is_file()
 )
-
-STARTED = "SWINMIM_STARTED"
-"""Environment variable with the time of the first process, so that all ranks agree on the default output directory."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -76,225 +58,23 @@ def load(schema_type: type[T], cfg: DictConfig) -> T:
     """
     data = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
     assert isinstance(data, dict)
-    missing = list(_missing(schema_type, data))
-    if missing:
-        raise ConfigError(_numbered(missing))
+    problems = list(_missing(schema_type, data))
     try:
-        return TypeAdapter(schema_type).validate_python(data)
+        typed = TypeAdapter(schema_type).validate_python(data)
     except ValidationError as error:
-        raise ConfigError(_numbered(_describe(schema_type, data, error))) from None
+        problems += _describe(schema_type, data, error)
+    if problems:
+        raise ConfigError(numbered(problems))
+    return typed
 
 
 @contextmanager
 def config_errors() -> Iterator[None]:
-    """A ValueError of the code inside is the user's: models and pure functions name the rule, this names the culprit."""
+    """A ValueError of the code inside is the user's, like those of the models, which know no ConfigError."""
     try:
         yield
     except ValueError as error:
         raise ConfigError(str(error)) from None
-
-
-def open_door(name: str, schema_type: type[T], run: Callable[[T, Path], object]) -> None:
-    """Compose `conf/NAME.yaml` with the command line, check it, and call `run(config, output_dir)`.
-
-    User mistakes end with one message on stderr and the error's exit code (2 for configuration), never a stack trace.
-    """
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a fault of the program keeps its whole stack trace
-    os.environ.setdefault(STARTED, datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-    try:
-        flags = [argument for argument in sys.argv[1:] if argument.startswith("-")]
-        if not {"--help", "-h", "--hydra-help", "--version"} & set(flags):
-            # A plain run reports everything it can know before it starts; `--cfg` may print a config with blanks.
-            config = check(name, schema_type if not flags else None, _overrides(sys.argv[1:]))
-            if config is not None and is_main():
-                refuse_overwrite(Path(config.output_dir), config.resume)
-
-        def task(cfg: DictConfig) -> None:
-            _guarded(lambda: _start(cfg, schema_type, run), name)
-
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)(task)()
-    except UserError as error:
-        _stop(name, error)
-
-
-def check(name: str, schema_type: type[Any] | None, overrides: Sequence[str]) -> Any:
-    """Compose once without side effects and report every problem of the command line and the composed config.
-
-    Args:
-        name: root config.
-        schema_type: its schema; None checks only the command line, for a config that may have blanks.
-        overrides: as typed.
-
-    Returns:
-        The typed config, or None without a schema.
-
-    Raises:
-        ConfigError: the list of problems.
-    """
-    problems: list[str] = []
-    config = None
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3", job_name=name):
-        parser = OverridesParser.create()
-        parsed: list[Override] = []
-        for text in overrides:
-            try:
-                parsed.append(parser.parse_override(text))
-            except HydraException as error:
-                problems.append(f"cannot read '{text}': {str(error).splitlines()[0]}. Write key=value.")
-        groups = [o for o in parsed if _is_group(o.key_or_group)]
-        keys = [o for o in parsed if o not in groups]
-        groups = _sound(groups, _group_problem, problems)
-        base = _compose(name, [o for o in groups if not o.is_sweep_override()], problems)
-        if base is not None:
-            keys = _sound(keys, partial(_key_problem, cfg=base), problems)
-            composed = _compose(name, [o for o in groups + keys if not o.is_sweep_override()], problems)
-            if composed is not None and schema_type is not None:
-                try:
-                    config = load(schema_type, composed)
-                except ConfigError as error:
-                    problems.extend(str(error).split(_SEPARATOR))
-    GlobalHydra.instance().clear()
-    if problems:
-        raise ConfigError(_numbered(problems))
-    return config
-
-
-_SEPARATOR = "\n  - "
-
-
-def refuse_overwrite(output_dir: Path, resume: str | None) -> None:
-    """A run never writes into the directory of another one.
-
-    Raises:
-        ConfigError: the directory holds more than what Hydra just put there and nothing asks to resume it, or
-            resume=auto is asked for in a directory that is new at every start.
-    """
-    if resume == "auto" and os.environ.get(STARTED, "?") in str(output_dir):
-        raise ConfigError("resume=auto looks for checkpoints in output_dir, and the default one is new at every start. Add output_dir=...")
-    if resume is not None or not output_dir.is_dir():
-        return
-    others = sorted(path.name for path in output_dir.iterdir() if path.name != ".hydra" and path.suffix != ".log")
-    if others:
-        raise ConfigError(
-            f"output_dir={output_dir} is not empty (it holds {', '.join(others[:3])}). Add resume=auto to continue that run, "
-            "or choose another output_dir."
-        )
-
-
-def _numbered(problems: Sequence[str]) -> str:
-    return _SEPARATOR.join(problems)
-
-
-def _start(cfg: DictConfig, schema_type: type[T], run: Callable[[T, Path], object]) -> None:
-    hydra_cfg = HydraConfig.get()
-    config: Any = load(schema_type, cfg)
-    if hydra_cfg.mode == RunMode.MULTIRUN and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("a sweep (-m) cannot run under a multi-process launcher: every rank would start its own sweep. Start one job per value instead.")
-    output_dir = Path(hydra_cfg.runtime.output_dir)
-    if is_main():
-        refuse_overwrite(output_dir, config.resume)
-    else:
-        logging.getLogger().setLevel(logging.WARNING)
-    run(config, output_dir)
-
-
-def _guarded(body: Callable[[], None], name: str) -> None:
-    try:
-        body()
-    except UserError as error:
-        _stop(name, error)
-
-
-def _stop(name: str, error: UserError) -> typing.NoReturn:
-    print(f"{name}: error:{_SEPARATOR}{error}", file=sys.stderr)
-    sys.exit(error.exit_code)
-
-
-def _overrides(arguments: Sequence[str]) -> list[str]:
-    takes_value = {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--cfg", "-c", "--info", "-i", "--package", "-p", "--experimental-rerun"}
-    kept: list[str] = []
-    skip = False
-    for argument in arguments:
-        if skip or argument.startswith("-"):
-            skip = argument in takes_value
-            continue
-        kept.append(argument)
-    return kept
-
-
-def _sound(
-    overrides: Sequence[Override], problem_of: Callable[[Override], str | None], problems: list[str]
-) -> list[Override]:
-    """The overrides without a problem; the problems of the others are added to the list."""
-    good = []
-    for override in overrides:
-        problem = problem_of(override)
-        if problem is None:
-            good.append(override)
-        else:
-            problems.append(problem)
-    return good
-
-
-def _is_group(key: str) -> bool:
-    return "." not in key and (CONF_DIR / key).is_dir()
-
-
-def _group_problem(override: Override) -> str | None:
-    group = override.key_or_group
-    options = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
-    values = [override.value()] if not override.is_sweep_override() else list(override.sweep_string_iterator())
-    for value in values:
-        if value is not None and str(value) not in options and str(value) != "null":
-            return f"unknown {group} '{value}'.{_nearest(str(value), options)} Known: {', '.join(options)}."
-    return None
-
-
-def _key_problem(override: Override, cfg: DictConfig) -> str | None:
-    key = override.key_or_group
-    if key.split(".")[0] == "hydra" or "/" in key:
-        return None
-    if override.type in (OverrideType.ADD, OverrideType.FORCE_ADD):
-        return f"unknown key '{key}': '+' cannot add keys that the program does not read.{_nearest(key, _keys(cfg))}"
-    known = _keys(cfg)
-    if key in known:
-        return None
-    parent = key.rpartition(".")[0]
-    while parent and parent not in known:
-        parent = parent.rpartition(".")[0]
-    legal = sorted(path for path in known if path.rpartition(".")[0] == parent)
-    names = ", ".join(path.rpartition(".")[2] for path in legal)
-    where = f" Legal keys{' of ' + parent if parent else ''}: {names}." if legal else ""
-    return f"unknown key '{key}'.{_nearest(key, known)}{where}"
-
-
-def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
-    found = []
-    for key in cfg:
-        path = f"{prefix}{key}"
-        found.append(path)
-        node = cfg._get_node(key)
-        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
-            found.extend(_keys(node, f"{path}."))
-    return found
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    """' Did you mean ...?' for a typed word, trying the whole path first and the last part second."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if not close:
-        tails = {path.split(".")[-1]: path for path in reversed(known)}
-        close = [tails[tail] for tail in difflib.get_close_matches(word.split(".")[-1], list(tails), n=1, cutoff=0.6)]
-    return f" Did you mean '{close[0]}'?" if close else ""
-
-
-def _compose(name: str, overrides: Sequence[Override], problems: list[str]) -> DictConfig | None:
-    try:
-        return compose(name, overrides=[str(o.input_line) for o in overrides])
-    except (HydraException, OmegaConfBaseException) as error:
-        problems.append(" ".join(str(error).split()))
-        return None
 
 
 def _missing(schema_type: type[Any], data: dict[Any, Any], prefix: str = "") -> Iterator[str]:
@@ -302,7 +82,8 @@ def _missing(schema_type: type[Any], data: dict[Any, Any], prefix: str = "") -> 
         value = data.get(field.name)
         if value == "???":
             hint = field.metadata.get("required")
-            yield f"{prefix}{field.name}: a value is required{': ' + hint if hint else ''}. Add {prefix}{field.name}=..."
+            key = f"{prefix}{field.name}"
+            yield f"{key}: a value is required{': ' + hint if hint else ''}. Add {key}=..."
         if isinstance(value, dict) and (nested := _nested_schema(schema_type, field.name)):
             yield from _missing(nested, value, f"{prefix}{field.name}.")
 
@@ -319,6 +100,8 @@ def _describe(schema_type: type[Any], data: dict[Any, Any], error: ValidationErr
     """One line for each key at fault; the alternatives of a union are joined."""
     lines: dict[str, list[str]] = {}
     for item in error.errors():
+        if item["input"] == "???":  # reported as missing
+            continue
         location = list(item["loc"])
         if item["type"] == "unexpected_keyword_argument":
             owner: type[Any] | None = schema_type
@@ -326,17 +109,21 @@ def _describe(schema_type: type[Any], data: dict[Any, Any], error: ValidationErr
                 owner = _nested_schema(owner, str(part)) if owner else None
             legal = [field.name for field in dataclasses.fields(owner)] if owner else []
             path = ".".join(map(str, location))
-            lines[path] = [f"unknown key '{path}'.{_nearest(str(location[-1]), legal)} Legal keys: {', '.join(legal)}."]
+            lines[path] = [f"unknown key '{path}'.{nearest(str(location[-1]), legal)} Legal keys: {', '.join(legal)}."]
             continue
         if item["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
             path = ".".join(map(str, location))
             lines[path] = [f"{path}: a value is required."]
             continue
-        path, node = "", typing.cast(Any, data)
+        path = ""
+        node: Any = data
         for part in location:  # parts that are not in the data name alternatives of a union, not keys
-            if not ((isinstance(node, dict) and part in node) or (isinstance(node, list) and isinstance(part, int) and part < len(node))):
+            if isinstance(node, dict) and part in node:
+                node = node[part]
+            elif isinstance(node, list) and isinstance(part, int) and part < len(node):
+                node = node[part]
+            else:
                 break
-            node = node[part]
             path = f"{path}.{part}" if path else str(part)
         message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
         received = "" if item["type"] == "value_error" else f"; got {node!r}"
@@ -347,3 +134,17 @@ def _describe(schema_type: type[Any], data: dict[Any, Any], error: ValidationErr
         named = path == "" or text.startswith(("unknown key", f"{path}:"))
         described.append(text if named else f"{path}: {text}")
     return described
+
+
+def numbered(problems: Sequence[str]) -> str:
+    """Problems as the lines of one message."""
+    return SEPARATOR.join(problems)
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """' Did you mean ...?' for a typed word, trying the whole path first and the last part second."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not close:
+        tails = {path.split(".")[-1]: path for path in reversed(known)}
+        close = [tails[tail] for tail in difflib.get_close_matches(word.split(".")[-1], list(tails), n=1, cutoff=0.6)]
+    return f" Did you mean '{close[0]}'?" if close else ""

@@ -26,7 +26,7 @@ def _shown(value: object) -> str:
 
 
 def training_bytes(num_parameters: int) -> int:
-    """Bytes of weights, gradients and both AdamW moments in float32: 16 per parameter (performance model of the docs)."""
+    """Bytes of weights, gradients and both AdamW moments in float32: 16 per parameter (SwinV2 paper, section 3.5)."""
     return 16 * num_parameters
 
 

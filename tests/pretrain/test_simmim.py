@@ -9,7 +9,9 @@ from pretrain.simmim import SimMIM, local_statistics
 
 def make(target="raw", resolution=64, in_chans=3, mask_unit=32, **kwargs):
     torch.manual_seed(0)
-    encoder = swinmim.create_encoder("swinv2_t", resolution=resolution, in_chans=in_chans, embed_dim=32, depths=(1, 1, 1, 1), **kwargs)
+    encoder = swinmim.create_encoder(
+        "swinv2_t", resolution=resolution, in_chans=in_chans, embed_dim=32, depths=(1, 1, 1, 1), **kwargs
+    )
     for parameter in encoder.parameters():  # at init every block is the identity, which would prove nothing
         parameter.data += 0.1 * torch.randn_like(parameter)
     return SimMIM(encoder, mask_unit=mask_unit, target=target)

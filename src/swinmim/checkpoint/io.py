@@ -55,7 +55,8 @@ def problem(folder: Path) -> str | None:
     for name, size in sizes.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
-            return f"{folder.name}/{name} should have {size} bytes and has {path.stat().st_size if path.is_file() else 'gone'}"
+            found = f"has {path.stat().st_size}" if path.is_file() else "is gone"
+            return f"{folder.name}/{name} should have {size} bytes and {found}"
     return None
 
 

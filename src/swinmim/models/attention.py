@@ -2,23 +2,36 @@
 
 Shapes: B batch times windows, w windows of one grid, N tokens of one window, C channels, h heads, d channels of a head,
 L relative offsets. Parameter names are timm's.
+
+One interface, three cores: (qkv_BN3hd, scale_h11, bias_hNN, regions_wN) -> out_BNhd. `reference` is the formula, word
+for word; `sdpa` is torch's fused kernel on a GPU; `chunked` (chunked_attention.py) keeps no N x N tensor anywhere.
 """
 
 from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import cast
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from swinmim.models.chunked_attention import MASKED_LOGIT, NORM_EPS, attend_chunked
 from swinmim.models.position_bias import spread_bias
+from swinmim.models.windows import WindowTables
+
+Attention = Literal["auto", "reference", "sdpa", "chunked"]
+ATTENTIONS: tuple[str, ...] = get_args(Attention)
 
 MAX_LOGIT_SCALE = math.log(100.0)  # the temperature stays above 0.01
-MASKED_LOGIT = -100.0  # finite, as in the official code
 CPB_HIDDEN = 512  # from the official code; the paper gives no width
+
+# Of the kernels that take a bias, only these two give it a gradient. cuDNN's, which torch prefers on Hopper when the
+# bias needs none, misreads a mask of another dtype and can return NaN for 64 or 576 tokens (pytorch issues 191612,
+# 196678).
+SDPA_BACKENDS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class WindowAttention(nn.Module):
@@ -31,6 +44,8 @@ class WindowAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.core: Attention = "auto"
+        self.chunk: int | None = None
         self.logit_scale = nn.Parameter(torch.empty(num_heads, 1, 1))
         self.cpb_mlp = nn.Sequential(nn.Linear(2, CPB_HIDDEN), nn.ReLU(), nn.Linear(CPB_HIDDEN, num_heads, bias=False))
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
@@ -38,44 +53,86 @@ class WindowAttention(nn.Module):
         self.v_bias = nn.Parameter(torch.empty(dim))
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, tokens_BNC: Tensor, coords_L2: Tensor, index_NN: Tensor, regions_wN: Tensor | None) -> Tensor:
+    def forward(self, tokens_BNC: Tensor, tables: WindowTables) -> Tensor:
         B, N, C = tokens_BNC.shape
         # A key bias would add the same amount to all logits of a query: there is none.
         qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
-        qkv = F.linear(tokens_BNC, self.qkv.weight, qkv_bias)
-        q_BhNd, k_BhNd, v_BhNd = qkv.view(B, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        qkv_BN3hd = F.linear(tokens_BNC, self.qkv.weight, qkv_bias).view(B, N, 3, self.num_heads, -1)
         scale_h11 = _wide(self.logit_scale).clamp(max=MAX_LOGIT_SCALE).exp()
-        bias_hNN = self.position_bias(coords_L2, index_NN)
-        out_BhNd = attend(q_BhNd, k_BhNd, v_BhNd, scale_h11, bias_hNN, regions_wN)
-        out: Tensor = self.proj(out_BhNd.transpose(1, 2).reshape(B, N, C))
+        bias_hNN = self.position_bias(tables)
+        regions_wN = tables.regions_wN
+        match choose_core(self.core, self.chunk, tokens_BNC.device):
+            case "chunked":
+                out_BNhd = attend_chunked(qkv_BN3hd, scale_h11, bias_hNN, regions_wN, self.chunk)
+            case "sdpa":
+                out_BNhd = attend_sdpa(qkv_BN3hd, scale_h11, bias_hNN, regions_wN)
+            case _:
+                out_BNhd = attend_reference(qkv_BN3hd, scale_h11, bias_hNN, regions_wN)
+        out: Tensor = self.proj(out_BNhd.reshape(B, N, C))
         return out
 
-    def position_bias(self, coords_L2: Tensor, index_NN: Tensor) -> Tensor:
-        """Additive bias of one window, (h, N, N) in fp32, from the coordinates of its L offsets."""
+    def position_bias(self, tables: WindowTables) -> Tensor:
+        """Additive bias of one window, (h, N, N) in fp32, see `spread_bias`."""
         first, last = cast(nn.Linear, self.cpb_mlp[0]), cast(nn.Linear, self.cpb_mlp[2])
-        with _full_precision(coords_L2.device.type):
+        with full_precision(tables.coords_L2.device.type):
             weight, bias = _wide(first.weight), _wide(first.bias)
-            hidden = F.relu(F.linear(coords_L2.to(weight.dtype), weight, bias))
-            return spread_bias(F.linear(hidden, _wide(last.weight)), index_NN)
+            hidden = F.relu(F.linear(tables.coords_L2.to(weight.dtype), weight, bias))
+            return spread_bias(F.linear(hidden, _wide(last.weight)), tables.index_NN)
 
 
-def attend(
-    q_BhNd: Tensor, k_BhNd: Tensor, v_BhNd: Tensor, scale_h11: Tensor, bias_hNN: Tensor, regions_wN: Tensor | None
-) -> Tensor:
-    """softmax(cosine(q, k) * scale + bias [+ shift mask]) v, literally: (B, h, N, d) -> (B, h, N, d)."""
+def choose_core(asked: Attention, chunk: int | None, device: torch.device) -> Attention:
+    """The core that `auto` stands for: where a chunk is asked for, and on a CPU, chunked; on a GPU sdpa.
+
+    On a CPU torch's fused attention falls back to N x N maths once the bias is trained, and chunks that stay in the
+    cache beat both it and the literal core (benchmarks/).
+    """
+    if asked != "auto":
+        return asked
+    if chunk is not None or device.type == "cpu":
+        return "chunked"
+    return "sdpa" if device.type == "cuda" else "reference"
+
+
+def attend_reference(qkv_BN3hd: Tensor, scale_h11: Tensor, bias_hNN: Tensor, regions_wN: Tensor | None) -> Tensor:
+    """softmax(cosine(q, k) * scale + bias [+ shift mask]) v, literally: (B, N, 3, h, d) -> (B, N, h, d)."""
+    q_BhNd, k_BhNd, v_BhNd = qkv_BN3hd.permute(2, 0, 3, 1, 4).unbind(0)
     # eps 1e-6 and not 1e-12: a zero vector then has a finite gradient; real norms are far above either.
-    q, k = (F.normalize(_wide(t), dim=-1, eps=1e-6).to(v_BhNd.dtype) for t in (q_BhNd, k_BhNd))
+    q, k = (F.normalize(_wide(t), dim=-1, eps=NORM_EPS).to(v_BhNd.dtype) for t in (q_BhNd, k_BhNd))
     logits_BhNN = _wide(q @ k.transpose(-2, -1)) * scale_h11 + bias_hNN
     if regions_wN is not None:
-        apart_wNN = regions_wN[:, :, None] != regions_wN[:, None, :]
-        mask_w1NN = apart_wNN.to(logits_BhNN.dtype).mul(MASKED_LOGIT).unsqueeze(1)
-        B, h, N, _ = logits_BhNN.shape
-        w = regions_wN.shape[0]
-        logits_BhNN = (logits_BhNN.view(B // w, w, h, N, N) + mask_w1NN).view(B, h, N, N)
-    return logits_BhNN.softmax(dim=-1).to(v_BhNd.dtype) @ v_BhNd
+        logits_BwhNN = logits_BhNN.view(-1, len(regions_wN), *logits_BhNN.shape[1:])
+        logits_BhNN = (logits_BwhNN + _shift_mask(regions_wN, logits_BhNN.dtype)).flatten(0, 1)
+    return (logits_BhNN.softmax(dim=-1).to(v_BhNd.dtype) @ v_BhNd).transpose(1, 2)
 
 
-def _full_precision(device_type: str) -> AbstractContextManager[object]:
+def attend_sdpa(qkv_BN3hd: Tensor, scale_h11: Tensor, bias_hNN: Tensor, regions_wN: Tensor | None) -> Tensor:
+    """The same through scaled_dot_product_attention, the logit scale folded into q and the bias shared by all windows.
+
+    In shifted blocks the windows of a grid count as further heads, so that the mask needs no copy per sample.
+    """
+    q, k, v = qkv_BN3hd.permute(2, 0, 3, 1, 4).unbind(0)
+    B, h, N, d = q.shape
+    q = (F.normalize(_wide(q), dim=-1, eps=NORM_EPS) * scale_h11).to(v.dtype)
+    k = F.normalize(_wide(k), dim=-1, eps=NORM_EPS).to(v.dtype)
+    bias_1gNN = bias_hNN.unsqueeze(0)
+    if regions_wN is not None:
+        w = len(regions_wN)
+        bias_1gNN = (bias_1gNN + _shift_mask(regions_wN, bias_hNN.dtype)).flatten(0, 1).unsqueeze(0)
+        q, k, v = (t.reshape(B // w, w * h, N, d) for t in (q, k, v))
+    # The kernel misreads a bias of another dtype than q, and autocast, which would convert it, may be off.
+    with sdpa_kernel(SDPA_BACKENDS):
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias_1gNN.to(q.dtype), scale=1.0)
+    return out.reshape(B, h, N, d).transpose(1, 2)
+
+
+def _shift_mask(regions_wN: Tensor, dtype: torch.dtype) -> Tensor:
+    """(w, 1, N, N): 0 between tokens of one region, MASKED_LOGIT between others."""
+    apart_wNN = regions_wN[:, :, None] != regions_wN[:, None, :]
+    return apart_wNN.to(dtype).mul(MASKED_LOGIT).unsqueeze(1)
+
+
+def full_precision(device_type: str) -> AbstractContextManager[object]:
+    """Leave autocast."""
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()  # the meta device

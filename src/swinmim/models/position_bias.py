@@ -50,10 +50,12 @@ def relative_position_index(window: Pair, device: torch.device | None = None) ->
 
 
 def spread_bias(table_Lh: Tensor, index_NN: Tensor) -> Tensor:
-    """MLP output per offset -> additive bias 16 sigmoid(x) per pair of tokens: (L, h), (N, N) -> (h, N, N).
+    """MLP output per offset -> additive bias 16 sigmoid(x) - 8 per pair of tokens: (L, h), (N, N) -> (h, N, N).
 
-    The sigmoid comes before the gather: it then works on L rather than N * N elements.
+    The official code has no -8. Softmax does not see it, and bf16 does: near 0, where training starts, it resolves the
+    bias far better than near 8, where its step is 1/32. The sigmoid comes before the gather: it then works on L rather
+    than N * N elements.
     """
     N = index_NN.shape[0]
-    bias_hL = (16 * torch.sigmoid(table_Lh)).t()
+    bias_hL = (16 * torch.sigmoid(table_Lh) - 8).t()
     return bias_hL.index_select(1, index_NN.flatten()).view(-1, N, N)

@@ -1,19 +1,43 @@
-"""Activation checkpointing as a policy: which blocks keep nothing and run again in the backward pass."""
+"""Activation checkpointing as a policy: what a block keeps for the backward pass, and what it computes again."""
 
 from __future__ import annotations
 
-from typing import Literal, cast, get_args
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, get_args
 
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-Recompute = Literal["none", "full"]
+Recompute = Literal["none", "selective", "full"]
+"""none: keep all. selective: keep what matrix products and attention return, run the rest (norms, GELU, normalising,
+moving) again. full: keep the block's input alone."""
 RECOMPUTES: tuple[str, ...] = get_args(Recompute)
 
+_ATEN = torch.ops.aten
+_KEPT = (
+    _ATEN.mm.default,
+    _ATEN.addmm.default,
+    _ATEN._scaled_dot_product_efficient_attention.default,
+    torch.ops.swinmim.chunked_attention.default,
+)
 
-def run_block(block: nn.Module, tokens_BHWC: Tensor, *tables: object, recompute: str) -> Tensor:
-    """Run one block under the policy. `full` keeps only the block's input; gradients are those of `none`."""
-    if recompute == "full" and block.training and tokens_BHWC.requires_grad:
-        # Non-reentrant: composes with compile, DDP and frozen inputs.
-        return cast(Tensor, checkpoint(block, tokens_BHWC, *tables, use_reentrant=False))
-    return cast(Tensor, block(tokens_BHWC, *tables))
+
+def run(block: Callable[..., Tensor], tokens: Tensor, *inputs: object, recompute: Recompute) -> Tensor:
+    """block(tokens, *inputs) under the policy; the gradients are those of `none`.
+
+    Non-reentrant, so that it works inside a compiled block, under DDP, and with frozen inputs. Nothing in a block
+    draws random numbers.
+    """
+    if recompute == "none" or not torch.is_grad_enabled():
+        return block(tokens, *inputs)
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    if recompute == "selective":
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+    out: Tensor = checkpoint(block, tokens, *inputs, **options)
+    return out
+
+
+def _policy(ctx: object, op: object, *args: object, **kwargs: object) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if op in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE

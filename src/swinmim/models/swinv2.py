@@ -15,17 +15,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swinmim.models.architecture import ARCHITECTURES, Architecture, get_architecture
-from swinmim.models.attention import WindowAttention
+from swinmim.models.attention import ATTENTIONS, Attention, WindowAttention
 from swinmim.models.init import init_weights
 from swinmim.models.position_bias import POSITION_BIASES, PositionBias, relative_coords, relative_position_index
-from swinmim.models.recompute import RECOMPUTES, Recompute, run_block
+from swinmim.models.recompute import RECOMPUTES, Recompute, run
 from swinmim.models.windows import (
     Pair,
     StageWindow,
+    WindowTables,
     as_pair,
     merge_windows,
     partition_windows,
+    reorder,
     shift_regions,
+    shifted_order,
     stage_windows,
 )
 
@@ -41,7 +44,9 @@ class SwinV2(nn.Module):
         when `resize` grows the window. Default: the windows of this resolution.
     position_bias: see `relative_coords`.
     drop_path: stochastic depth, rising linearly from 0 at the first block to this rate at the last.
-    recompute: activation checkpointing, "none" or "full".
+    recompute: activation checkpointing, see `Recompute`; one value, or one per stage.
+    attention: the core of window attention, see `choose_core`.
+    chunk: windows at a time, for the chunked core; one number, or one per stage with 0 for no wish of its own.
 
     Raises ValueError for a size that does not fit (with the nearest that do) and for unknown options.
     """
@@ -55,11 +60,13 @@ class SwinV2(nn.Module):
         pretrained_windows: Sequence[int | Sequence[int]] | None = None,
         position_bias: PositionBias = "log",
         drop_path: float = 0.0,
-        recompute: Recompute = "none",
+        recompute: Recompute | Sequence[Recompute] = "none",
+        attention: Attention = "auto",
+        chunk: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         _check_choice("position_bias", position_bias, POSITION_BIASES)
-        _check_choice("recompute", recompute, RECOMPUTES)
+        _check_choice("attention", attention, ATTENTIONS)
         if not 0.0 <= drop_path < 1.0:
             raise ValueError(f"drop_path is a rate from 0 up to, not including, 1; got {drop_path}.")
         self.architecture = architecture
@@ -67,13 +74,18 @@ class SwinV2(nn.Module):
         self.pretrained_windows = _pretrained_windows(pretrained_windows, self.stages)
         self.position_bias: PositionBias = position_bias
         self.drop_path = drop_path
-        self.recompute: Recompute = recompute
+        self.recompute = _recompute(recompute, architecture.num_stages)
+        self.attention: Attention = attention
+        self.chunks = _chunks(chunk, attention, architecture.num_stages)
 
         self.patch_embed = PatchEmbed(architecture)
         rates = iter(torch.linspace(0, drop_path, sum(architecture.depths), device="cpu").tolist())
         self.layers = nn.ModuleList(
             Stage(architecture, s, [next(rates) for _ in range(depth)]) for s, depth in enumerate(architecture.depths)
         )
+        for stage, stage_chunk in zip(self.layers, self.chunks, strict=True):
+            for block in cast(Stage, stage).blocks:
+                cast(Block, block).attn.core, cast(Block, block).attn.chunk = attention, stage_chunk
         self.norm = nn.LayerNorm(architecture.num_features)
         self._set_windows()
         self.reset_parameters()
@@ -126,8 +138,8 @@ class SwinV2(nn.Module):
     def encode(self, tokens_BHWC: Tensor) -> list[Tensor]:
         """Run the stages on embedded tokens: list of (B, H_s, W_s, C_s), without the final norm."""
         maps = []
-        for stage in self.layers:
-            tokens_BHWC = stage(tokens_BHWC, self.recompute)
+        for stage, recompute in zip(self.layers, self.recompute, strict=True):
+            tokens_BHWC = stage(tokens_BHWC, recompute)
             maps.append(tokens_BHWC)
         return maps
 
@@ -204,21 +216,22 @@ class Stage(nn.Module):
     coords_L2: Tensor
     index_NN: Tensor
     regions_wN: Tensor | None
+    order_P: Tensor | None
+    inverse_P: Tensor | None
 
     def __init__(self, architecture: Architecture, index: int, drop_paths: Sequence[float]) -> None:
         super().__init__()
         dim, num_heads = architecture.stage_dims[index], architecture.num_heads[index]
         self.downsample = PatchMerging(dim // 2) if index > 0 else None
+        self.drop_paths = tuple(drop_paths)
         self.blocks = nn.ModuleList(
             Block(
                 dim,
                 num_heads,
                 hidden_dim=int(dim * architecture.mlp_ratio),
-                drop_path=drop_path,
-                shifted=j % 2 == 1,
                 extra_norm=architecture.has_extra_norm(index, j),
             )
-            for j, drop_path in enumerate(drop_paths)
+            for j in range(len(drop_paths))
         )
         self._windows: tuple[StageWindow, Pair, PositionBias] | None = None
 
@@ -234,10 +247,13 @@ class Stage(nn.Module):
         stage_window, pretrained_window, kind = self._windows
         device = next(self.parameters()).device
         coords = relative_coords(stage_window.window, pretrained_window, kind=kind, device=device)
-        regions = shift_regions(stage_window, device) if any(stage_window.shift) else None
+        shifted = any(stage_window.shift)
+        order = shifted_order(stage_window, device) if shifted else None
         self.register_buffer("coords_L2", coords.flatten(0, 1), persistent=False)
         self.register_buffer("index_NN", relative_position_index(stage_window.window, device), persistent=False)
-        self.register_buffer("regions_wN", regions, persistent=False)
+        self.register_buffer("regions_wN", shift_regions(stage_window, device) if shifted else None, persistent=False)
+        self.register_buffer("order_P", order, persistent=False)
+        self.register_buffer("inverse_P", None if order is None else order.argsort(), persistent=False)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Stage:
         # Tables are computed, never converted: `model.bfloat16()` must not round the coordinates, and `to_empty()`
@@ -246,14 +262,29 @@ class Stage(nn.Module):
         self._fill_tables()
         return self
 
-    def forward(self, tokens_BHWC: Tensor, recompute: str = "none") -> Tensor:
+    def forward(self, tokens_BHWC: Tensor, recompute: Recompute = "none") -> Tensor:
         if self.downsample is not None:
             tokens_BHWC = self.downsample(tokens_BHWC)
-        for block in self.blocks:
-            regions_wN = self.regions_wN if block.shifted else None
-            tables = (self.coords_L2, self.index_NN, regions_wN)
-            tokens_BHWC = run_block(block, tokens_BHWC, *tables, recompute=recompute)
+        for j, block in enumerate(self.blocks):
+            tables = self.tables(shifted=j % 2 == 1)  # every second block
+            tokens_BHWC = block(tokens_BHWC, tables, self.drop_scale(tokens_BHWC, j), recompute)
         return tokens_BHWC
+
+    def tables(self, *, shifted: bool) -> WindowTables:
+        if shifted:
+            return WindowTables(self.coords_L2, self.index_NN, self.regions_wN, self.order_P, self.inverse_P)
+        return WindowTables(self.coords_L2, self.index_NN, None, None, None)
+
+    def drop_scale(self, tokens_BHWC: Tensor, block: int) -> Tensor | None:
+        """Stochastic depth of one block: factors of its two branches per sample, (2, B, 1, 1, 1), or None.
+
+        0 with probability p, else 1 / (1 - p), which keeps the mean. Drawn here, so that the rate of a block is no
+        constant of its compiled code, and a recomputed block meets the same draw.
+        """
+        if not self.training or not any(self.drop_paths):
+            return None
+        keep = 1.0 - self.drop_paths[block]
+        return tokens_BHWC.new_empty(2, len(tokens_BHWC), 1, 1, 1).bernoulli_(keep).div_(keep)
 
 
 class Block(nn.Module):
@@ -261,46 +292,39 @@ class Block(nn.Module):
 
     stage_window: StageWindow
 
-    def __init__(
-        self, dim: int, num_heads: int, *, hidden_dim: int, drop_path: float, shifted: bool, extra_norm: bool
-    ) -> None:
+    def __init__(self, dim: int, num_heads: int, *, hidden_dim: int, extra_norm: bool) -> None:
         super().__init__()
-        self.drop_path = drop_path
-        self.shifted = shifted
         self.attn = WindowAttention(dim, num_heads)
         self.norm1 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, hidden_dim)
         self.norm2 = nn.LayerNorm(dim)
         self.norm3 = nn.LayerNorm(dim) if extra_norm else None
 
-    def forward(self, tokens_BHWC: Tensor, coords_L2: Tensor, index_NN: Tensor, regions_wN: Tensor | None) -> Tensor:
-        attended_BHWC = self.attend(tokens_BHWC, coords_L2, index_NN, regions_wN)
-        tokens_BHWC = tokens_BHWC + self.drop(self.norm1(attended_BHWC))
-        tokens_BHWC = tokens_BHWC + self.drop(self.norm2(self.mlp(tokens_BHWC)))
+    def forward(
+        self, tokens_BHWC: Tensor, tables: WindowTables, drop_2B111: Tensor | None, recompute: Recompute = "none"
+    ) -> Tensor:
+        return run(self.run, tokens_BHWC, tables, drop_2B111, recompute=recompute if self.training else "none")
+
+    def run(self, tokens_BHWC: Tensor, tables: WindowTables, drop_2B111: Tensor | None) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C). drop_2B111: see `Stage.drop_scale`."""
+        branch_BHWC = self.norm1(self.attend(tokens_BHWC, tables))
+        tokens_BHWC = tokens_BHWC + (branch_BHWC if drop_2B111 is None else branch_BHWC * drop_2B111[0])
+        branch_BHWC = self.norm2(self.mlp(tokens_BHWC))
+        tokens_BHWC = tokens_BHWC + (branch_BHWC if drop_2B111 is None else branch_BHWC * drop_2B111[1])
         return tokens_BHWC if self.norm3 is None else self.norm3(tokens_BHWC)
 
-    def attend(self, tokens_BHWC: Tensor, coords_L2: Tensor, index_NN: Tensor, regions_wN: Tensor | None) -> Tensor:
-        """Attention inside the (shifted) windows, (B, H, W, C) -> (B, H, W, C)."""
-        tables = (coords_L2, index_NN, regions_wN)
-        grid, window, shift = self.stage_window.grid, self.stage_window.window, self.stage_window.shift
+    def attend(self, tokens_BHWC: Tensor, tables: WindowTables) -> Tensor:
+        """Attention inside the windows, (B, H, W, C) -> (B, H, W, C)."""
+        grid, window = self.stage_window.grid, self.stage_window.window
+        B, _, _, C = tokens_BHWC.shape
         if self.stage_window.is_global:
-            return cast(Tensor, self.attn(tokens_BHWC.flatten(1, 2), *tables)).view(tokens_BHWC.shape)
-        roll = self.shifted and any(shift)
-        if roll:
-            tokens_BHWC = tokens_BHWC.roll((-shift[0], -shift[1]), dims=(1, 2))
-        windows_BwNC = self.attn(partition_windows(tokens_BHWC, window), *tables)
-        tokens_BHWC = merge_windows(windows_BwNC, window, grid)
-        return tokens_BHWC.roll(shift, dims=(1, 2)) if roll else tokens_BHWC
-
-    def drop(self, branch_BHWC: Tensor) -> Tensor:
-        """Stochastic depth: drop the branch of a sample with probability drop_path, else scale it to keep the mean.
-
-        By multiplication with a mask, not by indexing: shapes stay static.
-        """
-        if not self.training or self.drop_path == 0.0:
-            return branch_BHWC
-        keep = 1.0 - self.drop_path
-        return branch_BHWC * branch_BHWC.new_empty(len(branch_BHWC), 1, 1, 1).bernoulli_(keep).div_(keep)
+            out_BPC = self.attn(tokens_BHWC.flatten(1, 2), tables)
+            return cast(Tensor, out_BPC.view(tokens_BHWC.shape))
+        if tables.order_P is None or tables.inverse_P is None:
+            return merge_windows(self.attn(partition_windows(tokens_BHWC, window), tables), window, grid)
+        tokens_BPC = reorder(tokens_BHWC.flatten(1, 2), tables.order_P, tables.inverse_P)
+        out_BwNC = self.attn(tokens_BPC.view(-1, len(tables.index_NN), C), tables)
+        return reorder(out_BwNC.view(B, -1, C), tables.inverse_P, tables.order_P).view(tokens_BHWC.shape)
 
 
 def create_encoder(name: str, *, resolution: int | Sequence[int] = 192, in_chans: int = 3, **options: Any) -> SwinV2:
@@ -349,6 +373,29 @@ def _pretrained_windows(given: Sequence[int | Sequence[int]] | None, stages: Seq
             'For coordinates without a pretrained window (0 elsewhere) use position_bias="log_renormalised".'
         )
     return windows
+
+
+def _recompute(given: Recompute | Sequence[Recompute], num_stages: int) -> tuple[Recompute, ...]:
+    policies = (given,) * num_stages if isinstance(given, str) else tuple(given)
+    if len(policies) != num_stages:
+        raise ValueError(f"recompute is one policy, or one for each of the {num_stages} stages; got {given}.")
+    for policy in policies:
+        _check_choice("recompute", policy, RECOMPUTES)
+    return policies
+
+
+def _chunks(given: int | Sequence[int] | None, attention: Attention, num_stages: int) -> tuple[int | None, ...]:
+    if given is None:
+        return (None,) * num_stages
+    chunks = (given,) * num_stages if isinstance(given, int) else tuple(given)
+    if len(chunks) != num_stages or any(chunk < 0 for chunk in chunks) or not any(chunks):
+        raise ValueError(
+            f"chunk is a number of windows from 1, or one for each of the {num_stages} stages (0: as the core likes); "
+            f"got {given}."
+        )
+    if attention not in ("auto", "chunked"):
+        raise ValueError(f"chunk is for the chunked core; got chunk={given} with attention={attention!r}. Drop one.")
+    return tuple(chunk or None for chunk in chunks)
 
 
 def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:

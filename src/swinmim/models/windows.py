@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -190,3 +191,41 @@ def shift_regions(stage: StageWindow, device: torch.device | None = None) -> Ten
         regions.append(wrapped if shift else torch.zeros_like(position))
     region_HW = regions[0][:, None] * 3 + regions[1][None, :]
     return partition_windows(region_HW[None, :, :, None], stage.window)[..., 0]
+
+
+def shifted_order(stage: StageWindow, device: torch.device | None = None) -> Tensor:
+    """Places on the grid in the order of the shifted windows, (H * W,) of int64: the roll and the cut in one gather."""
+    (H, W), (dy, dx) = stage.grid, stage.shift
+    place_HW = torch.arange(H * W, device=device).view(H, W).roll((-dy, -dx), dims=(0, 1))
+    return partition_windows(place_HW[None, :, :, None], stage.window).flatten()
+
+
+def reorder(tokens_BPC: Tensor, order_P: Tensor, inverse_P: Tensor) -> Tensor:
+    """Token i of the result is token order[i]: (B, P, C) -> (B, P, C). Either way it is one gather, no scatter."""
+    return cast(Tensor, _Reorder.apply(tokens_BPC, order_P, inverse_P))
+
+
+class _Reorder(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tokens_BPC: Tensor, order_P: Tensor, inverse_P: Tensor) -> Tensor:
+        ctx.save_for_backward(order_P, inverse_P)
+        return tokens_BPC.index_select(1, order_P)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        order_P, inverse_P = ctx.saved_tensors
+        return reorder(grads[0], inverse_P, order_P), None, None
+
+
+class WindowTables(NamedTuple):
+    """What the blocks of a stage need to know of their windows; the last three only where the windows are shifted."""
+
+    coords_L2: Tensor
+    """Of each relative offset, see `relative_coords`."""
+    index_NN: Tensor
+    """Offset of each pair of tokens, see `relative_position_index`."""
+    regions_wN: Tensor | None
+    """See `shift_regions`."""
+    order_P: Tensor | None
+    """See `shifted_order`."""
+    inverse_P: Tensor | None

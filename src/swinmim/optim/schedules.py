@@ -65,14 +65,16 @@ def lr_factor(
     warm = warmup_steps(config, steps_per_epoch)
     if warm >= total_steps:
         raise ValueError(
-            f"the warm-up ({warm} steps) must be shorter than the run ({total_steps} steps of {steps_per_epoch} an epoch). "
-            "Train longer (trainer.max_epochs) or shorten it (schedule.warmup_epochs or schedule.warmup_steps)."
+            f"the warm-up ({warm} steps) must be shorter than the run ({total_steps} steps of "
+            f"{steps_per_epoch} an epoch). Train longer (trainer.max_epochs) or "
+            "shorten it (schedule.warmup_epochs or schedule.warmup_steps)."
         )
     start, floor = config.warmup_lr / base_lr, config.min_lr / base_lr
     milestones = [round(epoch * steps_per_epoch) for epoch in config.milestones]
     if milestones and milestones[-1] >= total_steps:
         raise ValueError(
-            f"schedule.milestones {list(config.milestones)} lie beyond the run of {total_steps / steps_per_epoch:g} epochs. "
+            f"schedule.milestones {list(config.milestones)} lie beyond the run of "
+            f"{total_steps / steps_per_epoch:g} epochs. "
             "Train longer (trainer.max_epochs), move them, or choose schedule=cosine."
         )
 

@@ -10,15 +10,13 @@ import lightning as L
 from swinmim.checkpoint import io
 from swinmim.errors import CheckpointError
 from swinmim.report import settings
-from swinmim.training.module import Plan
+from swinmim.training.module import Plan, TrainingModule
 from swinmim.training.wandb import finish_wandb
 
 log = logging.getLogger(__name__)
 
 
-def plan_steps(
-    *, global_batch_size: int, accumulation: int, num_samples: int, max_epochs: int, max_steps: int
-) -> Plan:
+def plan_steps(*, global_batch_size: int, accumulation: int, num_samples: int, max_epochs: int, max_steps: int) -> Plan:
     """Optimizer steps of a run; an epoch is the whole number of global batches that the set holds."""
     steps_per_epoch = num_samples // global_batch_size
     total = max_epochs * steps_per_epoch
@@ -51,7 +49,7 @@ def starting_state(resume: str | None, output_dir: Path) -> Path | None:
 
 def fit(
     trainer: L.Trainer,
-    module: L.LightningModule,
+    module: TrainingModule,
     datamodule: L.LightningDataModule,
     *,
     resume: str | None,
@@ -68,12 +66,20 @@ def fit(
     """
     state = starting_state(resume, output_dir)
     if trainer.is_global_zero:
-        log.info("%s", settings({**derived, "start": f"checkpoint {state.parent}" if state else "step 0", "output": output_dir}))
+        log.info(
+            "%s",
+            settings({**derived, "start": f"checkpoint {state.parent}" if state else "step 0", "output": output_dir}),
+        )
         numbers = {f"derived/{name}": value for name, value in derived.items() if isinstance(value, int | float)}
         for logger in trainer.loggers:
             logger.log_hyperparams(numbers)
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=state, weights_only=True)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if trainer.global_step == trainer.max_steps and trainer.global_step % module.plan.steps_per_epoch:
+            # max_steps ended the run inside an epoch, where Lightning does not validate
+            trainer.validate(module, datamodule=datamodule, verbose=False)
+            metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     except RuntimeError as error:
         if state is not None and "Error(s) in loading state_dict" in str(error):
             raise CheckpointError(f"resume: {state} does not fit this model. {error}") from error
@@ -81,8 +87,6 @@ def fit(
     finally:
         if trainer.is_global_zero:
             finish_wandb()
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
         (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     return metrics
-

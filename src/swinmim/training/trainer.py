@@ -92,7 +92,7 @@ def check_memory(num_parameters: int, accelerator: str) -> None:
 def has_bf16(accelerator: str) -> bool:
     """Whether bf16 matrix products are native on the device that a run would use."""
     if accelerator != "cpu" and torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
@@ -140,8 +140,8 @@ def build_trainer(
     output_dir: Path,
 ) -> L.Trainer:
     """The trainer of a run. Data order, sampler and checkpoints are ours, so Lightning's own are off."""
-    for noisy in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for chatty in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     return L.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,

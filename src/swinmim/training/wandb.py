@@ -1,7 +1,8 @@
-"""Weights & Biases: the same run after a resume, offline where there is no key or no network. Nothing else uses wandb."""
+"""Weights & Biases: the same run after a resume, offline without key or network. No other file uses wandb."""
 
 import logging
 import os
+import secrets
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +35,7 @@ def build_wandb(config: WandbConfig, output_dir: Path, settings: dict[str, Any])
         settings: the typed configuration, stored as the run's config.
     """
     id_file = output_dir / "wandb_run_id"
-    run_id = id_file.read_text().strip() if id_file.exists() else wandb.util.generate_id()
+    run_id = id_file.read_text().strip() if id_file.exists() else secrets.token_hex(4)
     arguments: dict[str, Any] = {
         "project": config.project,
         "entity": config.entity,
@@ -45,14 +46,20 @@ def build_wandb(config: WandbConfig, output_dir: Path, settings: dict[str, Any])
         "resume": "allow",
         "config": settings,
     }
-    mode = os.environ.get("WANDB_MODE", config.mode)
-    if mode == "online" and not wandb.api.api_key:
+    logging.getLogger("wandb").setLevel(logging.WARNING)
+    wanted = os.environ.get("WANDB_MODE", config.mode)
+    mode: Literal["online", "offline", "disabled"] = (
+        "online" if wanted == "online" else "disabled" if wanted == "disabled" else "offline"
+    )
+    if mode == "online" and not wandb.login(prompt=False):
         log.warning("Weights & Biases: no API key (wandb login, or WANDB_API_KEY), so this run is logged offline.")
         mode = "offline"
     try:
         run = wandb.init(mode=mode, settings=_settings(), **arguments)
     except (CommError, UsageError) as error:
-        log.warning("Weights & Biases cannot be reached (%s), so this run is logged offline.", str(error).splitlines()[0])
+        log.warning(
+            "Weights & Biases cannot be reached (%s), so this run is logged offline.", str(error).splitlines()[0]
+        )
         mode = "offline"
         run = wandb.init(mode=mode, settings=_settings(), **arguments)
     id_file.write_text(run_id)

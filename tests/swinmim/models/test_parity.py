@@ -3,13 +3,12 @@
 Norm gammas are drawn too: at initialisation every block is the identity, so fresh weights would prove nothing.
 """
 
-import re
-
 import pytest
 import torch
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import nn
 
+from swinmim.checkpoint.names import to_huggingface
 from swinmim.models.swinv2 import Architecture, SwinV2
 
 FOUR_STAGES = Architecture(name="small", embed_dim=32, depths=(2, 2, 2, 1), head_dim=16)
@@ -49,6 +48,12 @@ def timm_twin(encoder: SwinV2) -> SwinTransformerV2:
     return twin
 
 
+def fp32_noise(output: torch.Tensor) -> float:
+    """1e-5 of the largest value, about 3 after the norm. Against fp64, timm itself errs by 0.9e-5 at 64 px (seed 0) and
+    1.3e-5 (seed 1), ours by 0.8e-5 and 1.1e-5; two such errors do not fit under 1e-5 apart."""
+    return 1e-5 * output.detach().abs().max().item()
+
+
 def gradients(model: nn.Module, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     loss = sum((f * torch.randn(f.shape, generator=generator).to(f.dtype)).sum() for f in features)
@@ -80,17 +85,19 @@ def test_equals_timm(architecture, resolution, window, pretrained):
     twin = timm_twin(encoder)
     images = torch.randn(2, 3, *encoder.resolution, generator=torch.Generator().manual_seed(2))
     ours, theirs = encoder.forward_features(images), twin.forward_features(images)
-    assert (ours - theirs).abs().max() <= 1e-5
+    assert (ours - theirs).abs().max() <= fp32_noise(theirs)
     assert relative_error(gradients(encoder, [ours]), gradients(twin, [theirs])) <= 1e-5
     intermediates = twin.forward_intermediates(images, intermediates_only=True)
     for a, b in zip(encoder.features(images), intermediates, strict=True):
         assert (a - b).abs().max() <= 1e-5 * b.abs().max().clamp(min=1)
 
 
+@pytest.mark.parametrize("attention", ["reference", "sdpa", "chunked"])
 @pytest.mark.parametrize(("architecture", "resolution", "window", "pretrained"), SIZES)
-def test_equals_timm_in_fp64(architecture, resolution, window, pretrained):
+def test_equals_timm_in_fp64(architecture, resolution, window, pretrained, attention):
     """With heads at the clamp of the logit scale, where fp32 rounding alone is 3e-5 in either model."""
-    encoder = SwinV2(architecture, resolution=resolution, window=window, pretrained_windows=pretrained)
+    options = {"resolution": resolution, "window": window, "pretrained_windows": pretrained}
+    encoder = SwinV2(architecture, **options, attention=attention)
     randomise(encoder, seed=3, logit_scale_spread=3)
     twin = timm_twin(encoder).double()
     images = torch.randn(1, 3, *encoder.resolution, generator=torch.Generator().manual_seed(2)).double()
@@ -103,7 +110,8 @@ def test_renormalised_coordinates_are_timm_without_pretrained_windows():
     encoder = SwinV2(TWO_STAGES, resolution=64, pretrained_windows=(2, 2), position_bias="log_renormalised")
     randomise(encoder)
     images = torch.randn(1, 3, 64, 64)
-    assert (encoder.forward_features(images) - timm_twin(encoder).forward_features(images)).abs().max() <= 1e-5
+    theirs = timm_twin(encoder).forward_features(images)
+    assert (encoder.forward_features(images) - theirs).abs().max() <= fp32_noise(theirs)
 
 
 def hf_twin(encoder: SwinV2) -> nn.Module:
@@ -120,37 +128,8 @@ def hf_twin(encoder: SwinV2) -> nn.Module:
         drop_path_rate=0.0,
     )
     twin = Swinv2Model(config, add_pooling_layer=False)
-    twin.load_state_dict(hf_names(encoder.state_dict()), strict=True)
+    twin.load_state_dict(to_huggingface(encoder.state_dict()), strict=True)
     return twin
-
-
-def hf_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    out = {}
-    for name, tensor in state.items():
-        if name.endswith("qkv.weight"):
-            for part, third in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                out[name.replace("qkv", part)] = third
-        else:
-            out[name] = tensor
-    renames = [
-        (r"^norm\.", "layernorm."),
-        (r"^patch_embed\.proj", "embeddings.patch_embeddings.projection"),
-        (r"^patch_embed", "embeddings"),
-        (r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample"),
-        (r"^layers", "encoder.layers"),
-        (r"attn\.proj", "attention.output.dense"),
-        (r"attn\.cpb_mlp", "attn.continuous_position_bias_mlp"),
-        (r"attn\.q_bias", "attn.query.bias"),
-        (r"attn\.v_bias", "attn.value.bias"),
-        (r"attn\.", "attention.self."),
-        (r"mlp\.fc1", "intermediate.dense"),
-        (r"mlp\.fc2", "output.dense"),
-        (r"(blocks\.\d+)\.norm1", r"\1.layernorm_before"),
-        (r"(blocks\.\d+)\.norm2", r"\1.layernorm_after"),
-    ]
-    for pattern, replacement in renames:
-        out = {re.sub(pattern, replacement, name): tensor for name, tensor in out.items()}
-    return out
 
 
 @pytest.mark.parametrize(
@@ -169,6 +148,6 @@ def test_equals_hugging_face(architecture, resolution, window, pretrained):
     images = torch.randn(2, 3, *encoder.resolution, generator=torch.Generator().manual_seed(2))
     ours = encoder.forward_features(images).flatten(1, 2)
     theirs = twin(images).last_hidden_state
-    assert (ours - theirs).abs().max() <= 1e-5
-    our_gradients = hf_names(gradients(encoder, [ours]))
+    assert (ours - theirs).abs().max() <= fp32_noise(theirs)
+    our_gradients = to_huggingface(gradients(encoder, [ours]))
     assert relative_error(our_gradients, gradients(twin, [theirs])) <= 1e-5

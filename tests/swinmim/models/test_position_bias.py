@@ -43,13 +43,13 @@ def test_index_finds_the_offset_of_every_pair():
 def test_spread_bias_is_the_sigmoid_of_the_gather():
     table = torch.randn(15, 2)
     index = relative_position_index((2, 3))
-    expected = 16 * torch.sigmoid(table[index]).permute(2, 0, 1)
+    expected = 16 * torch.sigmoid(table[index]).permute(2, 0, 1) - 8
     torch.testing.assert_close(spread_bias(table, index), expected)
 
 
 def bias(encoder: SwinV2, stage: int = 0) -> torch.Tensor:
     layer = encoder.layers[stage]
-    return layer.blocks[0].attn.position_bias(layer.coords_L2, layer.index_NN)
+    return layer.blocks[0].attn.position_bias(layer.tables(shifted=False))
 
 
 def test_bias_at_shared_offsets_is_unchanged_when_the_window_grows():

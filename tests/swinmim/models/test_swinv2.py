@@ -84,8 +84,7 @@ def test_initial_weights():
     assert 0.015 < attention.qkv.weight.std() < 0.025
     assert torch.all(encoder.norm.weight == 1)
     assert torch.all(encoder.layers[1].downsample.norm.weight == 1)
-    expected = attention.position_bias(encoder.layers[0].coords_L2, encoder.layers[0].index_NN)
-    assert (expected - 8).abs().max() < 1  # 16 sigmoid(about 0)
+    assert attention.position_bias(encoder.layers[0].tables(shifted=False)).abs().max() < 1  # 16 sigmoid(about 0) - 8
 
 
 def test_resize_to_the_same_size_changes_no_bit():
@@ -110,61 +109,63 @@ def test_a_failed_resize_leaves_the_model_as_it_was():
 
 def test_drop_path_keeps_the_mean():
     encoder = tiny(drop_path=0.5)
-    assert [b.drop_path for layer in encoder.layers for b in layer.blocks] == pytest.approx([0, 1 / 6, 1 / 3, 0.5])
-    block = encoder.layers[1].blocks[1].train()
-    branch = torch.ones(4000, 1, 1, 8)
-    dropped = block.drop(branch)
-    assert set(dropped.unique().tolist()) == {0.0, 2.0}
-    assert torch.equal(dropped[..., :1].expand_as(dropped), dropped)  # per sample
-    assert dropped.mean().item() == pytest.approx(1.0, abs=0.1)
-    assert block.eval().drop(branch) is branch
+    rates = [rate for layer in encoder.layers for rate in layer.drop_paths]
+    assert rates == pytest.approx([0, 1 / 6, 1 / 3, 0.5])
+    last, tokens = encoder.layers[1].train(), torch.ones(4000, 1, 1, 8)
+    scale = last.drop_scale(tokens, 1)
+    assert scale.shape == (2, 4000, 1, 1, 1)  # per branch and sample
+    assert set(scale.unique().tolist()) == {0.0, 2.0}
+    assert scale.mean().item() == pytest.approx(1.0, abs=0.1)
+    assert torch.all(encoder.layers[0].train().drop_scale(tokens, 0) == 1)
+    assert last.eval().drop_scale(tokens, 1) is None
+    assert tiny().train().layers[0].drop_scale(tokens, 0) is None
 
 
-def test_recompute_gives_the_same_gradients():
-    images = torch.randn(2, 3, 32, 32)
-    gradients = []
-    for recompute in ("none", "full"):
-        encoder = awake(tiny(recompute=recompute, drop_path=0.2)).train()
-        torch.manual_seed(1)
-        encoder(images).square().sum().backward()
-        gradients.append([p.grad for p in encoder.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+def test_a_dropped_branch_adds_nothing():
+    encoder = awake(tiny())
+    layer, tokens = encoder.layers[0], torch.randn(2, 8, 8, 32)
+    drop = torch.tensor([[0.0, 1.0], [0.0, 1.0]]).view(2, 2, 1, 1, 1)
+    plain = layer.blocks[0](tokens, layer.tables(shifted=False), None)
+    dropped = layer.blocks[0](tokens, layer.tables(shifted=False), drop)
+    assert torch.equal(dropped[0], tokens[0])
+    assert torch.equal(dropped[1], plain[1])
 
 
-def test_sensitive_parts_stay_in_fp32(monkeypatch):
-    """Under autocast and with bf16 weights: normalised q and k, scale, bias and softmax are fp32."""
+@pytest.mark.parametrize("attention", ["reference", "sdpa"])
+def test_sensitive_parts_stay_in_fp32(monkeypatch, attention):
+    """Under autocast and with bf16 weights: what is normalised, scaled and put through softmax is fp32.
+
+    The chunked core computes all of it in fp32 on a CPU (test_attention.py compares the errors).
+    """
     import swinmim.models.attention as module
 
-    seen = []
-    attend = module.attend
+    seen = set()
+    core, softmax, normalize = getattr(module, f"attend_{attention}"), torch.Tensor.softmax, module.F.normalize
 
-    def spy(q, k, v, scale, bias, regions):
-        seen.append((v.dtype, scale.dtype, bias.dtype))
-        return attend(q, k, v, scale, bias, regions)
-
-    softmax = torch.Tensor.softmax
-    normalize = torch.nn.functional.normalize
+    def spy(qkv, scale, bias, regions):
+        seen.add((qkv.dtype, scale.dtype, bias.dtype))
+        return core(qkv, scale, bias, regions)
 
     def softmax_spy(tensor, dim):
-        seen.append(tensor.dtype)
+        seen.add(tensor.dtype)
         return softmax(tensor, dim=dim)
 
     def normalize_spy(tensor, **options):
-        seen.append(tensor.dtype)
+        seen.add(tensor.dtype)
         return normalize(tensor, **options)
 
-    monkeypatch.setattr(module, "attend", spy)
+    monkeypatch.setattr(module, f"attend_{attention}", spy)
     monkeypatch.setattr(torch.Tensor, "softmax", softmax_spy)
     monkeypatch.setattr(module.F, "normalize", normalize_spy)
     expected = {(torch.bfloat16, torch.float32, torch.float32), torch.float32}
 
-    encoder = awake(tiny())
+    encoder = awake(tiny(attention=attention))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         encoder(torch.randn(1, 3, 32, 32))
-    assert set(seen) == expected
+    assert seen == expected
     seen.clear()
     encoder.bfloat16()(torch.randn(1, 3, 32, 32, dtype=torch.bfloat16))
-    assert set(seen) == expected
+    assert seen == expected
 
 
 def test_casting_the_model_does_not_round_the_coordinates():
@@ -215,7 +216,12 @@ def test_no_buffer_is_saved():
         (lambda: create_encoder("swinv2_t", depths=()), "at least one stage"),
         (lambda: create_encoder("swinv2_t", resolution=200), "192 and 224"),
         (lambda: tiny(position_bias="sine"), "one of log, log_renormalised, linear; got 'sine'"),
-        (lambda: tiny(recompute="half"), "one of none, full"),
+        (lambda: tiny(recompute="half"), "one of none, selective, full"),
+        (lambda: tiny(recompute=("full",)), "one policy, or one for each of the 2 stages"),
+        (lambda: tiny(attention="flash"), "one of auto, reference, sdpa, chunked; got 'flash'"),
+        (lambda: tiny(attention="sdpa", chunk=4), "chunk is for the chunked core; got chunk=4 with attention='sdpa'"),
+        (lambda: tiny(chunk=0), "a number of windows from 1"),
+        (lambda: tiny(chunk=(4, 4, 4)), "each of the 2 stages"),
         (lambda: tiny(drop_path=1.0), "drop_path is a rate"),
         (lambda: tiny(pretrained_windows=(4,)), "each of the 2 stages"),
         (lambda: tiny(pretrained_windows=(0, 0)), "log_renormalised"),

@@ -53,7 +53,9 @@ def test_layer_ids_are_the_official_ones():
     assert layer_id("encoder.layers.0.blocks.0.attn.qkv.weight", depths) == 1
     assert layer_id("encoder.layers.2.blocks.5.norm3.weight", depths) == 10
     assert layer_id("encoder.layers.3.blocks.1.mlp.fc1.bias", depths) == 24
-    assert layer_id("encoder.layers.1.downsample.reduction.weight", depths) == 2  # leaves stage 1, whose last block is 2
+    assert (
+        layer_id("encoder.layers.1.downsample.reduction.weight", depths) == 2
+    )  # leaves stage 1, whose last block is 2
     assert layer_id("encoder.layers.3.downsample.norm.weight", depths) == 22
     assert layer_id("encoder.norm.weight", depths) == 25
     assert layer_id("head.weight", depths) == 25

@@ -27,7 +27,14 @@ def test_cosine_equals_timm():
     factor = lr_factor(config, base_lr=1e-3, total_steps=100, steps_per_epoch=10)
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1e-3)
     reference = CosineLRScheduler(
-        optimizer, t_initial=80, lr_min=2e-5, warmup_t=20, warmup_lr_init=1e-5, warmup_prefix=True, t_in_epochs=False, cycle_limit=1
+        optimizer,
+        t_initial=80,
+        lr_min=2e-5,
+        warmup_t=20,
+        warmup_lr_init=1e-5,
+        warmup_prefix=True,
+        t_in_epochs=False,
+        cycle_limit=1,
     )
     expected = timm_rates(reference, optimizer, 100)
     assert [factor(step) * 1e-3 for step in range(100)] == pytest.approx(expected, rel=1e-6)
@@ -64,7 +71,9 @@ def test_schedule_reaches_each_group_with_its_scale():
 
 
 def test_end_of_cosine_is_the_floor():
-    factor = lr_factor(ScheduleConfig(kind="cosine", warmup_steps=0, min_lr=1e-6), base_lr=1e-3, total_steps=50, steps_per_epoch=50)
+    factor = lr_factor(
+        ScheduleConfig(kind="cosine", warmup_steps=0, min_lr=1e-6), base_lr=1e-3, total_steps=50, steps_per_epoch=50
+    )
     assert factor(0) == 1.0
     assert factor(50) == pytest.approx(1e-3)
     assert math.isfinite(factor(51))
@@ -73,9 +82,14 @@ def test_end_of_cosine_is_the_floor():
 def test_wrong_settings_are_named():
     with pytest.raises(ValueError, match="exactly one of warmup_epochs and warmup_steps"):
         ScheduleConfig(kind="cosine", warmup_epochs=1, warmup_steps=1)
-    with pytest.raises(ValueError, match="milestones have no effect with kind=cosine"):
+    with pytest.raises(ValueError, match=r"milestones have no effect with kind=cosine"):
         ScheduleConfig(kind="cosine", warmup_epochs=1, milestones=(3,))
     with pytest.raises(ValueError, match=r"warm-up \(100 steps\) must be shorter than the run \(50 steps"):
         lr_factor(ScheduleConfig(kind="cosine", warmup_epochs=10), base_lr=1e-3, total_steps=50, steps_per_epoch=10)
-    with pytest.raises(ValueError, match="milestones .* lie beyond the run of 5 epochs"):
-        lr_factor(ScheduleConfig(kind="multistep", warmup_epochs=1, milestones=(700,)), base_lr=1e-3, total_steps=50, steps_per_epoch=10)
+    with pytest.raises(ValueError, match=r"milestones .* lie beyond the run of 5 epochs"):
+        lr_factor(
+            ScheduleConfig(kind="multistep", warmup_epochs=1, milestones=(700,)),
+            base_lr=1e-3,
+            total_steps=50,
+            steps_per_epoch=10,
+        )

@@ -1,4 +1,4 @@
-"""Every random number of a step follows from (seed, step, rank), so a resumed run draws what the first one would have."""
+"""Every random number of a step follows from (seed, step, rank): a resumed run draws what the first would have."""
 
 import hashlib
 import random

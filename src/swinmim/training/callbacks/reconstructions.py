@@ -60,7 +60,9 @@ class Reconstructions(Callback):
         picture.save(path)
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
-                logger.log_image("val/reconstructions", [picture], step=trainer.global_step, caption=[" | ".join(columns)])
+                logger.log_image(
+                    "val/reconstructions", [picture], step=trainer.global_step, caption=[" | ".join(columns)]
+                )
 
 
 def draw_columns(columns: dict[str, Tensor], min_side: int = 96) -> Image.Image:

@@ -44,7 +44,8 @@ class Throughput(Callback):
                 values["perf/memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
             for logger in trainer.loggers:
                 logger.log_metrics(
-                    values | {"samples_seen": float(trainer.global_step * self.global_batch_size)}, step=trainer.global_step
+                    values | {"samples_seen": float(trainer.global_step * self.global_batch_size)},
+                    step=trainer.global_step,
                 )
             self._reset(trainer.global_step)
         self.batch_ended = time.perf_counter()

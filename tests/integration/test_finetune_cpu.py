@@ -1,0 +1,128 @@
+"""From an encoder folder to a task model, at twice the resolution, and out to timm."""
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import swinmim
+from swinmim.checkpoint.encoder import load_head
+from swinmim.errors import CheckpointError, ConfigError, DataError
+from swinmim.export import export_timm
+
+pytestmark = pytest.mark.slow
+SMALL = ("global_batch_size=20", "batch_size=20", "data.labels_per_class=4", "data.val_ratio=0.1")
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory):
+    torch.manual_seed(0)
+    encoder = swinmim.create_encoder("swinv2_demo", resolution=32, embed_dim=32, head_dim=16)
+    for parameter in encoder.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    manifest = {"mean": (0.3, 0.3, 0.3), "std": (0.35, 0.35, 0.35)}
+    return swinmim.save_encoder(encoder, tmp_path_factory.mktemp("encoder") / "folder", manifest)
+
+
+def test_fine_tuning_grows_the_window_learns_and_leaves_a_timm_model(tmp_path, run_finetune, encoder_folder):
+    metrics = run_finetune(
+        tmp_path / "run",
+        f"ckpt={encoder_folder}",
+        *SMALL,
+        "data.labels_per_class=20",
+        "trainer.max_epochs=6",
+        "optim.base_lr=5e-2",
+    )
+    assert metrics["val/top1"] > 0.25  # ten classes
+    assert metrics["val/top5"] >= metrics["val/top1"]
+    manifest = json.loads((tmp_path / "run" / "encoder" / "manifest.json").read_text())
+    assert manifest["resolution"] == [64, 64]
+    assert manifest["windows"] == [[8, 8], [8, 8]]
+    assert manifest["pretrained_windows"] == [[4, 4], [4, 4]]
+    assert manifest["mean"] == [0.3, 0.3, 0.3]  # the encoder's normalisation, not the set's
+    assert manifest["task"] == {"kind": "classify", "classes": [str(digit) for digit in range(10)]}
+    assert manifest["parent"] == str(encoder_folder)
+
+    exported = export_timm(tmp_path / "run", tmp_path / "timm")
+    model = timm.create_model(f"local-dir:{exported}", pretrained=True).eval()
+    encoder, head = swinmim.load_encoder(tmp_path / "run").eval(), load_head(exported)
+    images = torch.randn(2, 3, 64, 64)
+    assert head is not None
+    with torch.no_grad():
+        assert torch.allclose(model(images), head(encoder.pool(images)), atol=1e-5)
+
+
+def test_best_and_last_are_kept(tmp_path, run_finetune, encoder_folder):
+    run_finetune(tmp_path / "run", f"ckpt={encoder_folder}", *SMALL, "trainer.max_epochs=3")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert (checkpoints / "last").resolve().name == "step_00000006"
+    best = json.loads((checkpoints / "best" / "encoder" / "manifest.json").read_text())
+    last = json.loads((checkpoints / "last" / "encoder" / "manifest.json").read_text())
+    assert best["metrics"]["val/top1"] >= last["metrics"]["val/top1"]
+    assert len(list(checkpoints.glob("step_*"))) <= 2
+
+
+def test_full_recipe_with_mixing_and_resume_is_exact(tmp_path, run_finetune, encoder_folder):
+    recipe = ("task=classify", "task.flip=true", "drop_path=0.1", "optim.layer_decay=0.75", f"ckpt={encoder_folder}")
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    run_finetune(whole, *SMALL, *recipe, "callbacks.checkpoint.keep_last=9")
+    run_finetune(part, *SMALL, *recipe, f"resume={whole / 'checkpoints' / 'step_00000002'}")
+    first, second = (load_file(run / "encoder" / "model.safetensors") for run in (whole, part))
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def test_train_and_val_folders_are_found(tmp_path, run_finetune, encoder_folder):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 5)):
+        for name in ("cats", "dogs"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    metrics = run_finetune(
+        tmp_path / "run",
+        f"ckpt={encoder_folder}",
+        f"data.path={tmp_path / 'images'}",
+        "data.labels_per_class=null",
+        "global_batch_size=8",
+        "batch_size=8",
+        "trainer.max_epochs=2",
+    )
+    assert (10 * metrics["val/top1"]) % 1 == pytest.approx(0, abs=1e-5)  # ten validation images
+    assert "val/top5" not in metrics
+
+
+def test_folder_without_labels_is_refused(tmp_path, run_finetune, encoder_folder):
+    (tmp_path / "flat").mkdir()
+    for index in range(30):
+        Image.new("RGB", (40, 40), (index, 0, 0)).save(tmp_path / "flat" / f"{index}.png")
+    with pytest.raises(DataError, match="label"):
+        run_finetune(tmp_path / "run", f"ckpt={encoder_folder}", f"data.path={tmp_path / 'flat'}", *SMALL)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        (("resolution=52",), ConfigError, r"48|56|64"),
+        (("ckpt=/nowhere",), CheckpointError, "/nowhere"),
+        (("data.labels_per_class=500",), DataError, "Every class needs 500 samples"),
+        (("global_batch_size=4000", "batch_size=4000"), DataError, "global batch must not be larger"),
+    ],
+)
+def test_bad_input_stops_with_the_reason(tmp_path, run_finetune, encoder_folder, overrides, error, message):
+    with pytest.raises(error, match=message):
+        run_finetune(tmp_path / "run", f"ckpt={encoder_folder}", *SMALL, *overrides)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_folder_that_is_no_encoder_is_refused(tmp_path, run_finetune):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("no weights here")
+    with pytest.raises(CheckpointError, match="other"):
+        run_finetune(tmp_path / "run", f"ckpt={tmp_path / 'other'}", *SMALL)

@@ -1,0 +1,155 @@
+"""Pretraining as a whole: it learns, resumes exactly, and does not depend on the number of processes."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import swinmim
+from swinmim.checkpoint import io
+from swinmim.errors import CheckpointError, ConfigError, DataError
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "pretrain_losses.json"
+pytestmark = pytest.mark.slow
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "encoder" / "model.safetensors")
+
+
+def test_loss_falls_on_real_images_and_the_run_leaves_what_it_promises(tmp_path, run_pretrain):
+    metrics = run_pretrain(
+        tmp_path / "run", "data.path=builtin:digits", "trainer.max_epochs=4", "callbacks.reconstructions.every_epochs=2"
+    )
+    assert metrics["val/recon_loss"] < 0.6 * metrics["val/mean_baseline"]
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
+    assert len(list((tmp_path / "run" / "reconstructions").glob("*.png"))) == 2
+    picture = Image.open(max((tmp_path / "run" / "reconstructions").glob("*.png")))
+    assert np.asarray(picture).std() > 20
+    assert len(list((tmp_path / "run" / "checkpoints").glob("step_*"))) <= 3  # the last two and the best
+    assert "=" not in "".join(str(path) for path in (tmp_path / "run").rglob("*"))
+    manifest = json.loads((tmp_path / "run" / "encoder" / "manifest.json").read_text())
+    assert manifest["pretrained_windows"] == [[4, 4], [4, 4]]
+    assert manifest["metrics"]["val/recon_loss"] == pytest.approx(metrics["val/recon_loss"])
+    assert swinmim.load_encoder(tmp_path / "run", resolution=64).stages[0].window == (8, 8)
+
+
+def test_ten_steps_give_the_golden_losses(tmp_path, run_pretrain, read_losses):
+    options = ("data.path=builtin:digits", "trainer.max_epochs=1", "trainer.max_steps=10", "schedule.warmup_epochs=0.1")
+    run_pretrain(tmp_path / "run", *options, "drop_path=0.1")
+    losses = read_losses(tmp_path / "run")
+    assert len(losses) == 10
+    # other CPUs sum in another order; a change of method shows in the second digit
+    assert losses == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-4)
+
+
+@pytest.mark.parametrize("stop", ["inside an epoch", "between epochs"])
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path, run_pretrain, read_losses, stop):
+    options = ("drop_path=0.1", "batch_size=16")  # two micro-batches a step
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    run_pretrain(whole, *options, "callbacks.checkpoint.every_steps=2", "callbacks.checkpoint.keep_last=9")
+    step = 2 if stop == "inside an epoch" else 4
+    source = io.step_folder(whole / "checkpoints", step)
+    assert io.problem(source) is None
+    shutil.copytree(source, part / "checkpoints" / source.name)
+    run_pretrain(part, *options, "resume=auto", "data.num_workers=2")
+    assert read_losses(part) == read_losses(whole)[-len(read_losses(part)) :]
+    assert len(read_losses(part)) == 8 - step
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(part)[name]), name
+
+
+def test_two_processes_equal_one(tmp_path, tiny_arguments, run_pretrain):
+    options = ("trainer.max_epochs=1", "batch_size=16", "mim.target=local_norm")
+    run_pretrain(tmp_path / "one", *options)
+    arguments = [*tiny_arguments, *options, f"output_dir={tmp_path / 'two'}"]
+    result = subprocess.run(
+        [sys.executable, "-m", "pretrain", *arguments, "strategy=ddp", "trainer.devices=2"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    # the loss of a rank is logged as that rank's mean; the weights have seen both
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], atol=2e-5), name
+
+
+def test_corrupt_images_are_counted_and_the_run_goes_on(tmp_path, run_pretrain, capsys):
+    rng = np.random.default_rng(0)
+    for index in range(64):
+        folder = tmp_path / "images" / f"deep/{index % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    (tmp_path / "images" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not an image")
+    (tmp_path / "images" / "readme.txt").write_text("no image")
+    run_pretrain(
+        tmp_path / "run", f"data.path={tmp_path / 'images'}", "trainer.max_epochs=1", "schedule.warmup_epochs=0"
+    )
+    assert "found 64 images in 4 folders, 2 skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        (("data.path=/nowhere/at/all",), DataError, "/nowhere/at/all"),
+        (
+            ("global_batch_size=4096",),
+            DataError,
+            "global batch must not be larger than the training set, got 4096 for 128",
+        ),
+        (("batch_size=24",), ConfigError, "global_batch_size must be a multiple of processes x batch_size"),
+        (("resume=/nowhere",), CheckpointError, "no usable checkpoint found"),
+        (("ckpt=/nowhere",), CheckpointError, "/nowhere"),
+        (("trainer.devices=2",), ConfigError, r"Add strategy=ddp"),
+        (("schedule.warmup_epochs=5",), ConfigError, "warm-up .* must be shorter than the run"),
+        (("model.in_chans=4",), ConfigError, r"Add model\.in_chans=3"),
+        (("mim.mask_unit=6",), ConfigError, "mask_unit must be a multiple of the patch size"),
+    ],
+)
+def test_bad_input_stops_with_the_reason(tmp_path, run_pretrain, overrides, error, message):
+    with pytest.raises(error, match=message):
+        run_pretrain(tmp_path / "run", *overrides)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_resume_refuses_another_model(tmp_path, run_pretrain):
+    run_pretrain(tmp_path / "run", "trainer.max_epochs=1")
+    with pytest.raises(CheckpointError, match="does not fit this model"):
+        run_pretrain(tmp_path / "run", "resume=auto", "model.embed_dim=64", "model.head_dim=32")
+
+
+def test_incomplete_checkpoint_is_passed_over(tmp_path, run_pretrain, caplog):
+    run_pretrain(tmp_path / "run", "trainer.max_epochs=2")
+    newest, _ = io.newest(tmp_path / "run" / "checkpoints")
+    assert newest is not None
+    state = newest / io.STATE
+    state.write_bytes(state.read_bytes()[:-1])
+    older, skipped = io.newest(tmp_path / "run" / "checkpoints")
+    assert older is not None
+    assert older != newest
+    assert "should have" in skipped[0]
+
+
+def test_wandb_runs_offline_and_keeps_its_id(tmp_path, run_pretrain, monkeypatch, caplog):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb_config"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with caplog.at_level("INFO"):
+        run_pretrain(tmp_path / "run", "logger=wandb", "trainer.max_epochs=1")
+    run_id = (tmp_path / "run" / "wandb_run_id").read_text()
+    assert "no API key" in caplog.text
+    assert "wandb sync" in caplog.text
+    assert len(list((tmp_path / "run" / "wandb").glob(f"offline-run-*-{run_id}"))) == 1
+    run_pretrain(tmp_path / "run", "logger=wandb", "resume=auto", "trainer.max_epochs=2")
+    assert (tmp_path / "run" / "wandb_run_id").read_text() == run_id

@@ -1,0 +1,208 @@
+"""The config door: every problem at once, the nearest key, no stack trace."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from finetune.config import FinetuneConfig
+from finetune.run import build_encoder
+from pretrain.config import PretrainConfig
+from pretrain.run import build_model, num_parameters
+from swinmim import door
+from swinmim.config import CONF_DIR, load, schema
+from swinmim.door import check
+from swinmim.errors import ConfigError
+from swinmim.models.architecture import get_architecture
+from swinmim.optim.schedules import lr_factor, peak_lr
+from swinmim.report import GIB, training_bytes
+
+EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
+PRETRAIN = [name for name in EXPERIMENTS if "_ft" not in name]
+FINETUNE = [name for name in EXPERIMENTS if "_ft" in name]
+ENCODER_MILLIONS = {"t": 27.58, "s": 48.96, "b": 86.89, "l": 195.20, "h": 655.22, "g": 2997.84}
+
+
+@pytest.fixture(autouse=True)
+def started(monkeypatch):
+    monkeypatch.setenv(door.STARTED, "2026-01-01_00-00-00")
+
+
+def compose_pretrain(*overrides: str) -> PretrainConfig:
+    return check("pretrain", PretrainConfig, overrides)
+
+
+def test_family_is_complete():
+    assert {f"swinv2_{size}_mim" for size in "tsblhg"} <= set(PRETRAIN)
+    assert {f"swinv2_{size}_ft_{side}" for size in "bl" for side in (224, 256, 384)} | {"swinv2_g_ft_640"} <= set(
+        FINETUNE
+    )
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_begins_with_its_header(name):
+    head = (CONF_DIR / "experiment" / f"{name}.yaml").read_text().splitlines()
+    assert head[0] == "# @package _global_"
+    for line, word in zip(head[1:7], ("Paper", "Command", "Hardware", "Hours", "Expected", "Verified"), strict=True):
+        assert line.startswith(f"# {word}:")
+
+
+@pytest.mark.parametrize("name", PRETRAIN)
+def test_pretraining_experiment_composes_and_builds(name):
+    config = compose_pretrain(f"experiment={name}", "data.path=images")
+    with torch.device("meta"):
+        model = build_model(config)
+    size = name.removeprefix("swinv2_").removesuffix("_mim")
+    if size in ENCODER_MILLIONS:
+        assert num_parameters(model.encoder) / 1e6 == pytest.approx(ENCODER_MILLIONS[size], abs=0.02)
+    # an ImageNet-sized epoch must leave the warm-up shorter than the run
+    images = 70_000_000 if size == "g" else 1_281_167 if size in ENCODER_MILLIONS else 28_500
+    steps = images // config.global_batch_size
+    lr_factor(
+        config.schedule,
+        base_lr=config.optim.base_lr,
+        total_steps=steps * config.trainer.max_epochs,
+        steps_per_epoch=steps,
+    )
+
+
+@pytest.mark.parametrize("name", FINETUNE)
+def test_fine_tuning_experiment_composes_and_builds(name):
+    size = name.split("_")[1]
+    model = f"swinv2_{size}" if name.startswith("swinv2") else "swinv2_demo"
+    config = check(
+        "finetune", FinetuneConfig, [f"experiment={name}", "data.path=images", "ckpt=null", f"model={model}"]
+    )
+    with torch.device("meta"):
+        encoder = build_encoder(config)
+    assert encoder.resolution == (config.resolution, config.resolution)
+    assert encoder.architecture == get_architecture(model)
+
+
+def test_published_numbers_of_g():
+    config = compose_pretrain("experiment=swinv2_g_mim", "data.path=images")
+    assert get_architecture("swinv2_g").depths == (2, 2, 42, 4)
+    assert peak_lr(config.optim.base_lr, config.global_batch_size) == pytest.approx(1.4e-3)
+    assert (config.global_batch_size, config.trainer.max_epochs, config.schedule.warmup_steps) == (9216, 20, 30_000)
+    assert (config.optim.weight_decay, config.optim.clip_grad_norm) == (0.1, 100.0)
+
+
+def test_toy_keeps_the_depths_of_g():
+    config = compose_pretrain("experiment=swinv2_g_mim", "debug=toy")
+    model = build_model(config)
+    assert model.encoder.architecture.depths == (2, 2, 42, 4)
+    assert model.encoder.architecture.extra_norms == 7
+    assert num_parameters(model) < 5e6
+
+
+def test_all_problems_come_at_once_with_the_nearest_name():
+    with pytest.raises(ConfigError) as caught:
+        compose_pretrain(
+            "experiment=swinv2_b_mm",
+            "model=swinv2_x",
+            "optim.base_lrr=3",
+            "trainer.max_epochs=ten",
+            "+extra=1",
+            "seed=1.5",
+        )
+    text = str(caught.value)
+    assert "unknown experiment 'swinv2_b_mm'. Did you mean 'swinv2_b_mim'?" in text
+    assert "unknown model 'swinv2_x'. Did you mean 'swinv2_t'?" in text
+    assert "unknown key 'optim.base_lrr'. Did you mean 'optim.base_lr'?" in text
+    assert "trainer.max_epochs: Input should be a valid integer" in text
+    assert "got 'ten'" in text
+    assert "unknown key 'extra'" in text
+    assert "seed: Input should be a valid integer" in text
+
+
+def test_missing_values_say_what_they_want():
+    with pytest.raises(ConfigError) as caught:
+        check("finetune", FinetuneConfig, [])
+    assert "ckpt: a value is required: a run directory or an encoder folder, or null" in str(caught.value)
+    assert "data.path: a value is required" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("ckpt=null", "data.path=x"), "ckpt=null trains from scratch and needs an architecture"),
+        (("ckpt=x", "model=swinv2_b", "data.path=x"), "model has no effect with ckpt"),
+        (("ckpt=x", "data.path=x", "schedule.warmup_steps=3"), "give exactly one of warmup_epochs and warmup_steps"),
+        (("ckpt=x", "data.path=x", "task.randaug_ops=0"), "randaug_magnitude has no effect with randaug_ops=0"),
+    ],
+)
+def test_settings_without_effect_are_errors(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        check("finetune", FinetuneConfig, overrides)
+
+
+def test_unions_and_nested_errors_are_named_by_their_key():
+    @schema
+    class Inner:
+        size: int | tuple[int, int]
+
+    @schema
+    class Outer:
+        inner: Inner
+
+    assert load(Outer, OmegaConf.create({"inner": {"size": [1, 2]}})).inner.size == (1, 2)
+    with pytest.raises(ConfigError, match=r"inner\.size: .*; or "):
+        load(Outer, OmegaConf.create({"inner": {"size": "big"}}))
+    with pytest.raises(ConfigError, match=r"unknown key 'inner\.sise'\. Did you mean 'size'"):
+        load(Outer, OmegaConf.create({"inner": {"size": 1, "sise": 2}}))
+
+
+def test_resolution_that_does_not_fit_lists_the_nearest():
+    config = compose_pretrain("experiment=swinv2_t_mim", "data.path=x", "resolution=200")
+    with pytest.raises(ConfigError, match=r"192.*224"), torch.device("meta"):
+        build_model(config)
+
+
+def test_memory_needed_by_g_is_the_papers():
+    assert training_bytes(2_997_844_000) / 1e9 == pytest.approx(48, abs=0.1)  # "48 GB" in SwinV2, section 3.5
+    assert training_bytes(2_997_844_000) / GIB == pytest.approx(44.7, abs=0.1)
+
+
+def cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_command_line_mistakes_exit_2_without_a_stack_trace(tmp_path):
+    result = cli("pretrain", "experiment=swinv2_g_mm", "trainer.max_epoch=3", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "Did you mean 'swinv2_g_mim'?" in result.stderr
+    assert "Did you mean 'trainer.max_epochs'?" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_cfg_job_prints_the_recipe_of_g(tmp_path):
+    result = cli("pretrain", "experiment=swinv2_g_mim", "--cfg", "job", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "warmup_steps: 30000" in result.stdout
+    assert "global_batch_size: 9216" in result.stdout
+
+
+@pytest.mark.slow
+def test_output_directory_that_is_not_empty_is_refused(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious.txt").write_text("keep")
+    result = cli("pretrain", "output_dir=run", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "output_dir=run is not empty (it holds precious.txt). Add resume=auto" in result.stderr
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious.txt"]
+
+
+@pytest.mark.slow
+def test_model_that_does_not_fit_stops_before_allocating(tmp_path, monkeypatch):
+    monkeypatch.setattr("swinmim.training.trainer.host_memory", lambda: 8 * GIB)
+    from swinmim.training.trainer import check_memory
+
+    with pytest.raises(ConfigError, match=r"3,000M parameters need 44\.7 GiB .* has 8\.0 GiB\. Add debug=toy"):
+        check_memory(3_000_000_000, "cpu")
+    check_memory(1_000_000, "cpu")
