@@ -3,11 +3,13 @@ and too many damaged images end the run on all ranks at the same batch.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
+from torch._C import _remove_worker_pids
 
 from data.batch import LabelledBatch
 from data.dataset import BatchDataset
@@ -65,26 +67,39 @@ class BatchLoader(DataLoader[LabelledBatch]):
                 break
             except DataError as error:
                 raise DataError(str(error).rpartition("DataError: ")[2]) from error  # without the worker's stack
-            except RuntimeError as error:
+            except (RuntimeError, EOFError, ConnectionError) as error:  # the latter when its pipe closes first
                 raise self._name(error) from error
             bad.add(batch)
             yield batch
         bad.agree()
 
-    def _name(self, error: RuntimeError) -> Exception:
+    def _name(self, error: Exception) -> Exception:
         """What the workers were doing, when the error is that one died or none answers."""
         text = str(error)
-        if "exited unexpectedly" not in text and "timed out" not in text and "is killed by signal" not in text:
+        signs = ("exited unexpectedly", "timed out", "killed by signal")
+        if isinstance(error, RuntimeError) and not any(sign in text for sign in signs):
             return error
         workers = getattr(self._iterator, "_workers", [])
+        for _ in range(3):  # torch's signal handler may raise its own notice of the death in here
+            with suppress(RuntimeError):
+                for worker in workers:
+                    worker.join(0.2)
+                self._forget()
         dead = [n for n, worker in enumerate(workers) if worker.exitcode]
         reading = self._batches.being_read(dead or range(len(workers)))
         codes = ", ".join(str(workers[n].exitcode) for n in dead) or "none"
         return DataError(
             f"A loader process died or stopped answering (exit codes: {codes}; -9 is mostly too little memory, -11 a"
             f" fault in a decoder). It was reading: {'; '.join(reading) or 'no image'}. Take that image out, or try"
-            f" data.num_workers=0 to see the fault itself. ({text})"
+            f" data.num_workers=0 to see the fault itself. ({text or type(error).__name__})"
         )
+
+    def _forget(self) -> None:
+        """Take the workers off torch's watch, whose signal handler raises anew at every further child that ends."""
+        iterator: Any = self._iterator
+        if getattr(iterator, "_worker_pids_set", False):
+            iterator._worker_pids_set = False
+            _remove_worker_pids(id(iterator))
 
     # Their presence tells Lightning that this loader can be resumed; the position itself is kept by the data module.
     def state_dict(self) -> dict[str, Any]:

@@ -25,7 +25,8 @@ class MixConfig:
 @schema
 class DataConfig:
     path: str
-    """A tree of images, a shard set (directory with manifest.json, or its https, s3, gs or hf URL), or builtin:digits."""
+    """A tree of images, a shard set (directory with manifest.json, or its https, s3, gs or hf URL), or
+    builtin:digits."""
     val_ratio: float
     """Share of the set that is held out for validation; always the same images, whatever the run's seed."""
     cache_dir: str | None
@@ -39,8 +40,8 @@ class DataConfig:
     pack_quality: int
     """JPEG quality of images that are resized while packing."""
     stats: Literal["auto", "imagenet"] | tuple[Values, Values]
-    """Normalisation. auto: the pretrained encoder's own where there is one, else the set's; or [[mean, ...], [std, ...]]
-    per channel in 0..1 units."""
+    """Normalisation. auto: the pretrained encoder's own where there is one, else the set's; or [[mean, ...],
+    [std, ...]] per channel in 0..1 units."""
     decoder: Literal["turbo", "pil"] = "turbo"
     """turbo: libjpeg-turbo for JPEG, refuses damaged files; pil: Pillow, the slower reference, accepts some."""
     mix: tuple[MixConfig, ...] = ()

@@ -143,10 +143,11 @@ def build_data(config: FinetuneConfig, encoder: SwinV2) -> ClassifyData:
     """
     options = WriteOptions(resize=config.data.pack_resize, quality=config.data.pack_quality)
     cache = config.data.cache_folder()
-    train, val = open_labelled(config.data.path, cache, options)
+    reach = {"cache_bytes": config.data.cache_bytes, "allow_insecure": config.data.allow_insecure}
+    train, val = open_labelled(config.data.path, cache, options, **reach)
     train_indices = val_indices = None
     if config.data.val_path is not None:
-        val = require_labels(open_labelled(config.data.val_path, cache, options)[0])
+        val = require_labels(open_labelled(config.data.val_path, cache, options, **reach)[0])
     elif val is None:
         val = train
         train_indices, val_indices = split(len(train), config.data.val_ratio, seed=0)
@@ -175,6 +176,7 @@ def build_data(config: FinetuneConfig, encoder: SwinV2) -> ClassifyData:
         ),
         crop_ratio=task.crop_ratio,
         max_bad_fraction=config.data.max_bad_fraction,
+        decoder=config.data.decoder,
     )
 
 
