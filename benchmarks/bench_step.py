@@ -6,7 +6,8 @@
 
 Repeats are interleaved, and every ratio is the median of the ratios of single rounds, so a busy machine disturbs all
 contenders alike. Time is process CPU time of one thread on a CPU, and wall time between synchronisations on a GPU.
-The step is zero_grad, forward and backward; no optimizer. docs/benchmarks.md has the commands of the published tables.
+The step is zero_grad, forward and backward; no optimizer. The dated pages beside this file
+have the commands of their tables.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader
 from torch._C import _remove_worker_pids
+from torch.utils.data import DataLoader
 
 from data.batch import LabelledBatch
 from data.dataset import BatchDataset

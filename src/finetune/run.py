@@ -1,6 +1,7 @@
 """One fine-tuning run: encoder folder and labelled images -> task model."""
 
 import dataclasses
+import functools
 import logging
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ def run(config: FinetuneConfig, output_dir: Path) -> dict[str, float]:
     steps = accumulation(config.global_batch_size, config.trainer.world_size, config.batch_size)
     L.seed_everything(config.seed, verbose=False)
     encoder = build_encoder(config)
+    if config.compile:
+        encoder.compile_blocks()
     datamodule = build_data(config, encoder)
     mean, std = resolve_stats(config.data, datamodule.train, encoder_stats(config))
     model = Classifier(encoder, len(datamodule.classes))
@@ -94,6 +97,7 @@ def run(config: FinetuneConfig, output_dir: Path) -> dict[str, float]:
         resume=config.resume,
         output_dir=output_dir,
         derived=derived(config, model, datamodule, plan),
+        num_val=len(datamodule.val_indices),
     )
     if trainer.is_global_zero:
         log.info("%s", verdict(metrics, output_dir))
@@ -115,6 +119,8 @@ def build_encoder(config: FinetuneConfig) -> SwinV2:
                 window=config.window,
                 drop_path=config.drop_path,
                 recompute=config.recompute,
+                attention=config.attention,
+                chunk=config.chunk,
             )
         assert isinstance(config.model, ModelConfig)
         return SwinV2(
@@ -123,6 +129,8 @@ def build_encoder(config: FinetuneConfig) -> SwinV2:
             window=config.window,
             drop_path=config.drop_path,
             recompute=config.recompute,
+            attention=config.attention,
+            chunk=config.chunk,
         )
 
 
@@ -143,11 +151,13 @@ def build_data(config: FinetuneConfig, encoder: SwinV2) -> ClassifyData:
     """
     options = WriteOptions(resize=config.data.pack_resize, quality=config.data.pack_quality)
     cache = config.data.cache_folder()
-    reach = {"cache_bytes": config.data.cache_bytes, "allow_insecure": config.data.allow_insecure}
-    train, val = open_labelled(config.data.path, cache, options, **reach)
+    fetch = functools.partial(
+        open_labelled, cache_bytes=config.data.cache_bytes, allow_insecure=config.data.allow_insecure
+    )
+    train, val = fetch(config.data.path, cache, options)
     train_indices = val_indices = None
     if config.data.val_path is not None:
-        val = require_labels(open_labelled(config.data.val_path, cache, options, **reach)[0])
+        val = require_labels(fetch(config.data.val_path, cache, options)[0])
     elif val is None:
         val = train
         train_indices, val_indices = split(len(train), config.data.val_ratio, seed=0)

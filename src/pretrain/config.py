@@ -4,6 +4,8 @@ from typing import Literal
 
 from data.config import DataConfig
 from swinmim.config import ModelConfig, schema
+from swinmim.models.attention import Attention
+from swinmim.models.recompute import Recompute
 from swinmim.optim.build import OptimConfig
 from swinmim.optim.schedules import ScheduleConfig
 from swinmim.training.callbacks.checkpoint import CheckpointConfig
@@ -54,8 +56,15 @@ class PretrainConfig:
     """Attention window in tokens; null derives it from the resolution, an explicit one is checked."""
     drop_path: float
     """Stochastic depth of the last block; it grows linearly from 0 at the first."""
-    recompute: Literal["none", "full"]
-    """full runs each block again in the backward pass: less memory, about a third more time."""
+    recompute: Recompute | tuple[Recompute, ...]
+    """What runs again in the backward pass, one policy or one per stage: selective norms and GELU, full whole blocks
+    (least memory, about a third more time)."""
+    attention: Attention
+    """Core of window attention; auto chooses by device, chunked keeps no N x N tensor anywhere."""
+    chunk: int | tuple[int, ...] | None
+    """Windows at a time for the chunked core, one number or one per stage (0: as the core likes); null: by device."""
+    compile: bool
+    """torch.compile each shape of block once; the first steps then take minutes."""
     global_batch_size: int
     """Images per optimizer step over all devices; gradient accumulation follows from it."""
     batch_size: int

@@ -50,6 +50,8 @@ def run(config: PretrainConfig, output_dir: Path) -> dict[str, float]:
     mean, std = resolve_stats(config.data, shards)
     L.seed_everything(config.seed, verbose=False)
     model = build_model(config)
+    if config.compile:
+        model.encoder.compile_blocks()
     datamodule = build_data(config, shards, model.encoder.resolution)
     plan = plan_steps(
         global_batch_size=config.global_batch_size,
@@ -88,6 +90,7 @@ def run(config: PretrainConfig, output_dir: Path) -> dict[str, float]:
         resume=config.resume,
         output_dir=output_dir,
         derived=derived(config, model, plan, len(datamodule.train_indices), len(datamodule.val_indices)),
+        num_val=len(datamodule.val_indices),
     )
     if trainer.is_global_zero:
         log.info("%s", verdict(metrics, output_dir))
@@ -110,6 +113,8 @@ def build_model(config: PretrainConfig, *, load_weights: bool = True) -> SimMIM:
                 window=config.window,
                 drop_path=config.drop_path,
                 recompute=config.recompute,
+                attention=config.attention,
+                chunk=config.chunk,
             )
             if encoder.architecture != architecture:
                 raise ConfigError(
@@ -123,6 +128,8 @@ def build_model(config: PretrainConfig, *, load_weights: bool = True) -> SimMIM:
                 window=config.window,
                 drop_path=config.drop_path,
                 recompute=config.recompute,
+                attention=config.attention,
+                chunk=config.chunk,
             )
         return SimMIM(
             encoder, mask_unit=config.mim.mask_unit, mask_ratio=config.mim.mask_ratio, target=config.mim.target

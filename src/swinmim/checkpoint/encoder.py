@@ -30,6 +30,7 @@ from swinmim.checkpoint.coverage import coverage
 from swinmim.checkpoint.manifest import HISTORY, IMAGENET_MEAN, IMAGENET_STD, MANIFEST_NAME, Manifest, read_manifest
 from swinmim.checkpoint.timm_config import timm_config, timm_obstacle
 from swinmim.errors import CheckpointError
+from swinmim.models.attention import Attention
 from swinmim.models.position_bias import POSITION_BIASES, PositionBias
 from swinmim.models.recompute import Recompute
 from swinmim.models.swinv2 import Architecture, SwinV2
@@ -89,7 +90,9 @@ def load_encoder(
     window: int | Sequence[int] | None = None,
     in_chans: int | None = None,
     drop_path: float = 0.0,
-    recompute: Recompute = "none",
+    recompute: Recompute | Sequence[Recompute] = "none",
+    attention: Attention = "auto",
+    chunk: int | Sequence[int] | None = None,
     position_bias: PositionBias | None = None,
 ) -> SwinV2:
     """The encoder of a folder (see `find_encoder_folder`), in fp32 on the CPU.
@@ -118,6 +121,8 @@ def load_encoder(
             position_bias=position_bias or manifest.position_bias,  # type: ignore[arg-type]
             drop_path=drop_path,
             recompute=recompute,
+            attention=attention,
+            chunk=chunk,
         )
     report = coverage(encoder.state_dict(), state)
     if not report.complete:

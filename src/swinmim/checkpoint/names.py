@@ -1,4 +1,4 @@
-"""Parameter names of SwinV2 in other libraries, to ours (timm's) and back. Tensors pass through; nothing is loaded here.
+"""Parameter names of SwinV2 in other libraries, to ours (timm's) and back. Tensors pass through untouched.
 
 Official and Hugging Face models keep the patch merging at the end of a stage, timm and we at the start of the next one.
 """
@@ -64,8 +64,8 @@ def find_layout(names: Mapping[str, object]) -> Layout:
         name.startswith("stages.") for name in stripped
     ):
         raise CheckpointError(
-            "These are weights of swinv2_cr, another network (no 16 sigmoid, raw coordinates, other norms): they cannot "
-            "be converted to SwinV2. Take a swinv2_* model."
+            "These are weights of swinv2_cr, another network (no 16 sigmoid, raw coordinates, other norms): they "
+            "cannot be converted to SwinV2. Take a swinv2_* model."
         )
     if any("continuous_position_bias_mlp" in name for name in stripped):
         return "huggingface"

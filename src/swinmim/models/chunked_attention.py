@@ -19,6 +19,7 @@ from torch import Tensor
 
 MASKED_LOGIT = -100.0  # finite, as in the official code
 NORM_EPS = 1e-6
+NEGLIGIBLE = 1e-30  # an attention weight
 
 # Logits of a chunk. On a CPU two such buffers in fp32 should stay near the core; elsewhere, launches should be few.
 CACHED_LOGITS = 2**19
@@ -58,7 +59,7 @@ def _attend(qkv_BN3hd: Tensor, scale_h11: Tensor, bias_hNN: Tensor, regions_wN: 
 def _attend_backward(
     grad_BNhd: Tensor, qkv_BN3hd: Tensor, scale_h11: Tensor, bias_hNN: Tensor, regions_wN: Tensor | None, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    B, N, _, h, d = qkv_BN3hd.shape
+    B, N, _, h, _ = qkv_BN3hd.shape
     grad_qkv = torch.empty_like(qkv_BN3hd, memory_format=torch.contiguous_format)
     grad_scale, grad_bias = torch.zeros_like(scale_h11), torch.zeros_like(bias_hNN)
     with torch.autocast(qkv_BN3hd.device.type, enabled=False):
@@ -117,7 +118,7 @@ def _unit_qkv(qkv_nN3hd: Tensor, scale_h11: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def _room(qkv_BN3hd: Tensor, chunk: int) -> Tensor:
-    """Where the logits of one chunk after the other go, (chunk * h, N, N): fresh memory each time costs 7 % on a CPU."""
+    """Where the logits of chunk after chunk go, (chunk * h, N, N): fresh memory each time costs 7 % on a CPU."""
     B, N, _, h, _ = qkv_BN3hd.shape
     return qkv_BN3hd.new_empty(min(chunk, B) * h, N, N, dtype=_operand(qkv_BN3hd))
 
@@ -134,7 +135,9 @@ def _softmax(q: Tensor, k: Tensor, bias_hNN: Tensor, apart_n1NN: Tensor | None, 
     logits_nhNN += bias_hNN
     if apart_n1NN is not None:
         logits_nhNN.add_(apart_n1NN, alpha=MASKED_LOGIT)
-    return torch.softmax(logits, -1, out=logits)
+    weights = torch.softmax(logits, -1, out=logits)
+    # exp(-100) behind the mask is a subnormal number in fp32, with which a CPU multiplies many times slower.
+    return torch.threshold_(weights, NEGLIGIBLE, 0.0) if weights.device.type == "cpu" else weights
 
 
 @_attend.register_fake

@@ -119,6 +119,17 @@ class SwinV2(nn.Module):
         self.resolution, self.stages = _fit(self.architecture, resolution, window)
         self._set_windows()
 
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """torch.compile every block, in place and lazily; parameters keep their names.
+
+        Blocks of one shape share one graph (two where every second block is shifted, one more where some have a
+        main-branch norm): 6 for T to L, 7 for H and G, whatever the depth. A change of resolution or batch size
+        compiles again. A graph that would break is an error.
+        """
+        for stage in self.layers:
+            for block in cast(Stage, stage).blocks:
+                block.compile(backend=backend, dynamic=False, fullgraph=True)
+
     def _set_windows(self) -> None:
         for stage, window, pretrained in zip(self.layers, self.stages, self.pretrained_windows, strict=True):
             cast(Stage, stage).set_window(window, pretrained, self.position_bias)

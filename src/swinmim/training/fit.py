@@ -55,8 +55,16 @@ def fit(
     resume: str | None,
     output_dir: Path,
     derived: Mapping[str, object],
+    num_val: int,
 ) -> dict[str, float]:
-    """Print and log the derived values, train, and write `metrics.json`.
+    """Print and log the derived values, train, validate the last weights, and write `metrics.json`.
+
+    Args:
+        trainer, module, datamodule: the run.
+        resume: as in the settings.
+        output_dir: directory of the run.
+        derived: name -> value, for the start of the log.
+        num_val: images of the validation set; without any, nothing is validated.
 
     Returns:
         The last value of every metric.
@@ -76,8 +84,8 @@ def fit(
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=state, weights_only=True)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if trainer.global_step == trainer.max_steps and trainer.global_step % module.plan.steps_per_epoch:
-            # max_steps ended the run inside an epoch, where Lightning does not validate
+        if module.validated_at != trainer.global_step and num_val:
+            # Lightning does not validate where max_steps ends inside an epoch, or between two validation epochs
             trainer.validate(module, datamodule=datamodule, verbose=False)
             metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     except RuntimeError as error:

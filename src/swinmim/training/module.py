@@ -56,6 +56,7 @@ class TrainingModule(L.LightningModule):
         self.optim, self.schedule, self.plan = optim, schedule, plan
         self.depths, self.rules = depths, rules
         self.manifest = manifest
+        self.validated_at = -1
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
 
@@ -80,6 +81,9 @@ class TrainingModule(L.LightningModule):
     ) -> None:
         assert gradient_clip_val is not None
         self.log("train/grad_norm", nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val))
+
+    def on_validation_end(self) -> None:
+        self.validated_at = self.global_step
 
     def log_training(self, loss: torch.Tensor) -> None:
         """Loss, rate and the x-axis of all charts."""

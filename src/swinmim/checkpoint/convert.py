@@ -1,0 +1,213 @@
+"""Weights of other SwinV2 implementations to an encoder folder, and an encoder folder to Hugging Face.
+
+Sources: checkpoints of microsoft/Swin-Transformer (supervised and SimMIM, old `rpe_mlp` names included), of timm, and
+of Hugging Face's Swinv2 models, as a file or as a folder with config.json. Files are read as tensors only, never as
+pickled objects.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from swinmim.checkpoint.coverage import Coverage, coverage
+from swinmim.checkpoint.encoder import HEAD, find_encoder_folder, load_encoder, load_head, save_encoder
+from swinmim.checkpoint.names import find_layout, to_huggingface, to_ours
+from swinmim.checkpoint.timm_config import timm_obstacle
+from swinmim.errors import CheckpointError
+from swinmim.models.architecture import ARCHITECTURES, Architecture
+from swinmim.models.swinv2 import SwinV2
+
+_NOT_ENCODER = ("mask_token", "decoder.", HEAD)
+
+
+def convert(
+    source: str | Path, destination: str | Path, *, resolution: int | None = None, window: int | None = None
+) -> Coverage:
+    """Write an encoder folder from another library's checkpoint. Returns what was matched; SimMIM's decoder is dropped.
+
+    resolution (pixels) and window (tokens) of the training: needed where the source does not say them, refused where it
+    says otherwise. Raises CheckpointError for another architecture or weights that do not cover the encoder.
+    """
+    source = Path(source)
+    state, config = read_weights(source)
+    layout = find_layout(state)
+    found = _geometry(state, config)
+    for name, given in (("resolution", resolution), ("window", window)):
+        if given is not None and found.setdefault(name, given) != given:
+            raise CheckpointError(f"{source} was trained at {name} {found[name]}, not {given}. Drop {name}.")
+    for name in ("resolution", "window"):
+        if name not in found:
+            raise CheckpointError(
+                f"{source} does not say its {name}. Give the {name} of its training (swinv2_base_window12_192: "
+                "resolution 192, window 12)."
+            )
+    ours = to_ours(state, layout)
+    architecture = find_architecture(ours)
+    with torch.device("meta"):
+        encoder = SwinV2(
+            architecture,
+            resolution=found["resolution"],
+            window=found["window"],
+            pretrained_windows=found.get("pretrained_windows"),
+        )
+    weights = {name: t.float() for name, t in ours.items() if not name.startswith(_NOT_ENCODER)}
+    report = coverage(encoder.state_dict(), weights)
+    if not report.complete:
+        raise CheckpointError(f"{source} ({layout} names) does not cover {architecture.name}:\n  {report}")
+    encoder.to_empty(device="cpu")
+    encoder.load_state_dict(weights)
+    save_encoder(encoder, destination, {"parent": str(source), "recipe": {"converted_from": layout}}, _head(ours))
+    return report
+
+
+def export_huggingface(source: str | Path, destination: str | Path) -> Path:
+    """Write a folder for Swinv2Model.from_pretrained (Swinv2ForImageClassification if the encoder has a head).
+
+    Raises CheckpointError for what Hugging Face has no setting for: main-branch norms, other biases, oblong windows.
+    """
+    folder = find_encoder_folder(source)
+    encoder, head, destination = load_encoder(folder), load_head(folder), Path(destination)
+    obstacle = timm_obstacle(encoder)  # Hugging Face lacks the same
+    if obstacle is None and encoder.position_bias != "log":
+        obstacle = "it always measures offsets in the pretrained window"
+    if obstacle is None and any(len(set(pair)) > 1 for pair in (encoder.resolution, encoder.stages[0].window)):
+        obstacle = "it takes square images and windows only"
+    if obstacle is not None:
+        raise CheckpointError(f"Cannot export to Hugging Face: {obstacle.replace('timm', 'Hugging Face')}.")
+    if destination.exists():
+        raise CheckpointError(f"{destination} exists; choose another path.")
+    a = encoder.architecture
+    config: dict[str, Any] = {
+        "model_type": "swinv2",
+        "architectures": ["Swinv2Model" if head is None else "Swinv2ForImageClassification"],
+        "image_size": encoder.resolution[0],
+        "patch_size": a.patch_size,
+        "num_channels": a.in_chans,
+        "embed_dim": a.embed_dim,
+        "depths": list(a.depths),
+        "num_heads": list(a.num_heads),
+        "window_size": encoder.stages[0].window[0],
+        "pretrained_window_sizes": [window[0] for window in encoder.pretrained_windows],
+        "mlp_ratio": a.mlp_ratio,
+        "drop_path_rate": 0.0,
+    }
+    weights = to_huggingface(encoder.state_dict())
+    if head is not None:
+        weights = {f"swinv2.{name}": tensor for name, tensor in weights.items()}
+        weights |= {f"classifier.{name}": tensor for name, tensor in head.state_dict().items()}
+        config |= {"id2label": {str(i): f"LABEL_{i}" for i in range(head.out_features)}}
+    destination.mkdir(parents=True)
+    (destination / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
+    save_file(tensors, destination / "model.safetensors", metadata={"format": "pt"})
+    return destination
+
+
+def read_weights(source: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of a checkpoint file or folder, and the config.json beside them ({} without)."""
+    file, config = source, {}
+    if source.is_dir():
+        names = ("model.safetensors", "pytorch_model.bin")
+        file = next((source / name for name in names if (source / name).is_file()), source)
+        if file == source:
+            raise CheckpointError(f"{source} holds neither {' nor '.join(names)}.")
+        if (source / "config.json").is_file():
+            config = json.loads((source / "config.json").read_text())
+    try:
+        content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file} holds Python objects besides tensors, which could run code: {str(error).splitlines()[0]} "
+            "Where you trust it, load it yourself and save only its tensors: torch.save({'model': ckpt['model']}, ...)."
+        ) from error
+    except (OSError, RuntimeError, SafetensorError, EOFError) as error:
+        raise CheckpointError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+    for key in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{file} holds no named tensors.")
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}, config
+
+
+def find_architecture(state: Mapping[str, Tensor]) -> Architecture:
+    """The architecture of weights under our names, by their shapes; one of ARCHITECTURES where it is."""
+    depths: dict[int, int] = {}
+    for name in state:
+        if match := re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", name):
+            stage, block = int(match[1]), int(match[2])
+            depths[stage] = max(depths.get(stage, 0), block + 1)
+    wanted = [f"layers.{s}.blocks.0.attn.logit_scale" for s in range(len(depths))]
+    patch, hidden = state.get("patch_embed.proj.weight"), state.get("layers.0.blocks.0.mlp.fc1.weight")
+    if patch is None or hidden is None or not depths or any(name not in state for name in wanted):
+        raise CheckpointError("The weights lack patch_embed, an MLP or a logit scale: not a whole SwinV2 encoder.")
+    embed_dim, in_chans, patch_size, _ = patch.shape
+    fields: dict[str, Any] = {
+        "embed_dim": embed_dim,
+        "depths": tuple(depths[s] for s in sorted(depths)),
+        "head_dim": embed_dim // state[wanted[0]].numel(),
+        "patch_size": patch_size,
+        "mlp_ratio": hidden.shape[0] / embed_dim,
+        "in_chans": in_chans,
+    }
+    for known in ARCHITECTURES.values():
+        if not known.extra_norms and all(
+            getattr(known, field) == value for field, value in fields.items() if field != "in_chans"
+        ):
+            return dataclasses.replace(known, in_chans=in_chans)
+    return Architecture(name="swinv2_custom", **fields)
+
+
+def _geometry(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the source says of resolution, window and pretrained windows."""
+    if config.get("model_type") == "swinv2":
+        return _known(config["image_size"], config["window_size"], config.get("pretrained_window_sizes"))
+    if "model_args" in config:
+        args = config["model_args"]
+        return _known(args.get("img_size"), args.get("window_size"), args.get("pretrained_window_sizes"))
+    # The official code saves its tables.
+    found: dict[str, Any] = {}
+    for name, tensor in state.items():
+        if name.endswith("layers.0.blocks.0.attn.relative_position_index"):
+            found["window"] = math.isqrt(len(tensor))
+    for name, tensor in state.items():
+        if name.endswith("layers.0.blocks.1.attn_mask") and "window" in found:
+            patch = next(t.shape[-1] for n, t in state.items() if n.endswith("patch_embed.proj.weight"))
+            found["resolution"] = found["window"] * math.isqrt(len(tensor)) * patch
+    return found
+
+
+def _known(resolution: Any, window: Any, pretrained: Any) -> dict[str, Any]:
+    def one(value: Any) -> Any:
+        while isinstance(value, list) and value and (isinstance(value[0], list) or len(set(value)) == 1):
+            value = value[0]
+        return value
+
+    found = {name: one(value) for name, value in (("resolution", resolution), ("window", window)) if value is not None}
+    if isinstance(found.get("window"), list):
+        found["window"] = found["window"][0]  # per stage; later ones are clamped to their grid
+    # 0 stands for the window in use, which is our default.
+    if pretrained and all(one(value) for value in pretrained):
+        found["pretrained_windows"] = [one(value) for value in pretrained]
+    return found
+
+
+def _head(ours: Mapping[str, Tensor]) -> nn.Linear | None:
+    weight, bias = ours.get(HEAD + "weight"), ours.get(HEAD + "bias")
+    if weight is None or bias is None:
+        return None
+    head = nn.Linear(weight.shape[1], weight.shape[0])
+    head.load_state_dict({"weight": weight.float(), "bias": bias.float()})
+    return head

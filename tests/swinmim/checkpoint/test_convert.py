@@ -1,0 +1,140 @@
+"""Weights of other implementations to ours and back, judged by the features they compute (random norm gammas)."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from timm.models.swin_transformer_v2 import SwinTransformerV2
+
+from swinmim.checkpoint.convert import convert, export_huggingface
+from swinmim.checkpoint.encoder import load_encoder, load_head, load_manifest, save_encoder
+from swinmim.checkpoint.names import to_huggingface, to_ours
+from swinmim.errors import CheckpointError
+from swinmim.models.swinv2 import Architecture, SwinV2
+
+SMALL = Architecture(name="small", embed_dim=32, depths=(2, 2), head_dim=16, window_ratio=16)
+
+
+@pytest.fixture
+def encoder() -> SwinV2:
+    torch.manual_seed(0)
+    encoder = SwinV2(SMALL, resolution=64, window=4)
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, 0.3, 0.3)
+    return encoder
+
+
+def official_names(state: dict[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:
+    """As microsoft/Swin-Transformer saves them: merging at the end of a stage, tables among the weights."""
+    out = {prefix + name.replace("layers.1.downsample", "layers.0.downsample"): t for name, t in state.items()}
+    out[prefix + "layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(16, 16, dtype=torch.long)
+    out[prefix + "layers.0.blocks.0.attn.relative_coords_table"] = torch.zeros(1, 7, 7, 2)
+    out[prefix + "layers.0.blocks.1.attn_mask"] = torch.zeros(16, 16, 16)
+    return out
+
+
+def assert_same(folder: Path, encoder: SwinV2) -> None:
+    loaded = load_encoder(folder)
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(loaded.forward_features(images), encoder.forward_features(images))
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_official(encoder, tmp_path, old):
+    state = official_names(encoder.state_dict())
+    if old:
+        state = {name.replace("cpb_mlp", "rpe_mlp"): tensor for name, tensor in state.items()}
+    torch.save({"model": state, "epoch": 3}, tmp_path / "official.pth")
+    report = convert(tmp_path / "official.pth", tmp_path / "encoder")
+    assert str(report) == f"loaded {len(encoder.state_dict())}/{len(encoder.state_dict())}"
+    assert_same(tmp_path / "encoder", encoder)
+    assert load_manifest(tmp_path / "encoder").pretrained_windows == ((4, 4), (4, 4))
+
+
+def test_official_simmim(encoder, tmp_path):
+    state = official_names(encoder.state_dict(), "module.encoder.")
+    state |= {"module.encoder.mask_token": torch.zeros(1, 1, 32), "module.decoder.0.weight": torch.zeros(192, 64, 1, 1)}
+    torch.save({"model": state}, tmp_path / "simmim.pth")
+    convert(tmp_path / "simmim.pth", tmp_path / "encoder")
+    assert_same(tmp_path / "encoder", encoder)
+
+
+def test_timm_with_its_head(encoder, tmp_path):
+    model = SwinTransformerV2(
+        img_size=64, num_classes=5, embed_dim=32, depths=(2, 2), num_heads=(2, 4), window_size=4,
+        pretrained_window_sizes=(4, 4),
+    )  # fmt: skip
+    model.load_state_dict(encoder.state_dict(), strict=False)
+    torch.save(model.state_dict(), tmp_path / "timm.pth")
+    with pytest.raises(CheckpointError, match="does not say its resolution"):
+        convert(tmp_path / "timm.pth", tmp_path / "encoder")
+    convert(tmp_path / "timm.pth", tmp_path / "encoder", resolution=64, window=4)
+    assert_same(tmp_path / "encoder", encoder)
+    assert torch.equal(load_head(tmp_path / "encoder").weight, model.head.fc.weight)
+
+
+def test_hugging_face_and_back(encoder, tmp_path):
+    from transformers import Swinv2Model
+
+    save_encoder(encoder, tmp_path / "encoder")
+    export_huggingface(tmp_path / "encoder", tmp_path / "hf")
+    model = Swinv2Model.from_pretrained(tmp_path / "hf", add_pooling_layer=False)
+    images = torch.randn(1, 3, 64, 64)
+    theirs, ours = model(images).last_hidden_state, encoder.forward_features(images).flatten(1, 2)
+    assert (theirs - ours).abs().max() <= 1e-5 * ours.detach().abs().max()
+    convert(tmp_path / "hf", tmp_path / "back")
+    assert_same(tmp_path / "back", encoder)
+
+
+def test_names_there_and_back(encoder):
+    state = encoder.state_dict()
+    back = to_ours(to_huggingface(state))
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"stages.0.blocks.0.attn.meta_mlp.fc1.weight": 0}, "swinv2_cr, another network"),
+        ({"layers.0.blocks.0.attn.relative_position_bias_table": 0}, "weights of Swin V1"),
+        ({"blocks.0.attn.qkv.weight": 0}, "not weights of a SwinV2"),
+    ],
+)
+def test_other_networks_are_refused(tmp_path, state, message):
+    torch.save({name: torch.zeros(1) for name in state}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=message):
+        convert(tmp_path / "other.pth", tmp_path / "encoder", resolution=64, window=4)
+    assert not (tmp_path / "encoder").exists()
+
+
+def test_incomplete_weights_are_reported(encoder, tmp_path):
+    state = official_names(encoder.state_dict())
+    del state["norm.weight"]
+    torch.save(state, tmp_path / "part.pth")
+    with pytest.raises(CheckpointError, match=r"(?s)loaded 67/68.*missing 1: norm.weight|missing 1: norm.weight"):
+        convert(tmp_path / "part.pth", tmp_path / "encoder")
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("ran",))
+
+
+def test_pickled_objects_are_not_run(tmp_path, capsys):
+    torch.save({"model": {"w": torch.zeros(1)}, "config": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(CheckpointError, match="Python objects besides tensors"):
+        convert(tmp_path / "evil.pth", tmp_path / "encoder")
+    assert "ran" not in capsys.readouterr().out
+
+
+def test_script_ends_with_a_message(tmp_path):
+    script = Path(__file__).parents[3] / "scripts" / "convert_weights.py"
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "none.pth", tmp_path / "x"], capture_output=True, text=True
+    )
+    assert done.returncode == 4
+    assert "cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
