@@ -14,7 +14,7 @@ from pathlib import Path
 
 from swinmim.report import table
 
-SCRATCH_LRS = (1.0e-2, 2.0e-2)
+SCRATCH_LRS = (4.0e-2, 8.0e-2)
 """optim.base_lr of the two from-scratch arms; the table shows the better one."""
 
 

@@ -39,12 +39,12 @@ def images(tmp_path_factory):
     return root
 
 
+CPU = ("trainer.accelerator=cpu", "trainer.precision=32-true", "data.num_workers=0")
 TINY = (
-    "trainer.accelerator=cpu",
-    "trainer.precision=32-true",
+    *CPU,
     "trainer.max_epochs=2",
     "trainer.log_every_steps=1",
-    "data.num_workers=0",
+    "trainer.val_every_epochs=1",
     "model.embed_dim=32",
     "model.head_dim=16",
     "global_batch_size=32",
@@ -74,7 +74,7 @@ def run_pretrain(tiny_arguments):
 @pytest.fixture
 def run_finetune(cache):
     def run(output_dir: Path, *overrides: str) -> dict[str, float]:
-        small = ("trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.max_epochs=2", "data.num_workers=0")
+        small = (*CPU, "trainer.max_epochs=2", "trainer.val_every_epochs=1")
         arguments = ["experiment=demo_ft", *small, f"data.cache_dir={cache}", f"output_dir={output_dir}", *overrides]
         config = door.check("finetune", FinetuneConfig, arguments)
         output_dir.mkdir(parents=True, exist_ok=True)
