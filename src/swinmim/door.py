@@ -92,7 +92,7 @@ def check(name: str, schema_type: type[Any] | None, overrides: Sequence[str]) ->
                 problems.append(f"cannot read '{text}': {str(error).splitlines()[0]}. Write key=value.")
         groups = [o for o in parsed if _is_group(o.key_or_group)]
         keys = [o for o in parsed if o not in groups]
-        groups = _sound(groups, _group_problem, problems)
+        groups = _sound(groups, partial(_group_problem, name=name), problems)
         base = _compose(name, [o for o in groups if not o.is_sweep_override()], problems)
         if base is not None:
             keys = _sound(keys, partial(_key_problem, cfg=base), problems)
@@ -202,14 +202,24 @@ def _is_group(key: str) -> bool:
     return "." not in key and (CONF_DIR / key).is_dir()
 
 
-def _group_problem(override: Override) -> str | None:
+def _group_problem(override: Override, name: str) -> str | None:
     group = override.key_or_group
-    options = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+    files = {path.stem: path for path in sorted((CONF_DIR / group).glob("*.yaml"))}
+    if group == "experiment":  # each names its command in its header
+        files = {stem: path for stem, path in files.items() if f"python -m {name} " in f"{_command(path)} "}
     values = [override.value()] if not override.is_sweep_override() else list(override.sweep_string_iterator())
-    for value in values:
-        if value is not None and str(value) not in options and str(value) != "null":
-            return f"unknown {group} '{value}'.{nearest(str(value), options)} Known: {', '.join(options)}."
+    for value in map(str, filter(None, values)):
+        if value not in files and value != "null":
+            path = CONF_DIR / group / f"{value}.yaml"
+            other = f" It belongs to: {_command(path)}." if path.is_file() else nearest(value, list(files))
+            return f"unknown {group} '{value}'.{other} Known: {', '.join(files)}."
     return None
+
+
+def _command(experiment: Path) -> str:
+    """The command in an experiment's header."""
+    lines = experiment.read_text().splitlines()
+    return next(line.removeprefix("# Command:").strip() for line in lines if line.startswith("# Command:"))
 
 
 def _key_problem(override: Override, cfg: DictConfig) -> str | None:

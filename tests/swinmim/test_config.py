@@ -118,6 +118,13 @@ def test_all_problems_come_at_once_with_the_nearest_name():
     assert "seed: Input should be a valid integer" in text
 
 
+def test_experiment_of_the_other_command_is_refused():
+    with pytest.raises(ConfigError, match=r"It belongs to: python -m finetune experiment=swinv2_b_ft_224"):
+        compose_pretrain("experiment=swinv2_b_ft_224", "data.path=x")
+    with pytest.raises(ConfigError, match=r"unknown experiment 'demo'\. It belongs to: python -m pretrain"):
+        check("finetune", FinetuneConfig, ["experiment=demo", "ckpt=x", "data.path=x"])
+
+
 def test_missing_values_say_what_they_want():
     with pytest.raises(ConfigError) as caught:
         check("finetune", FinetuneConfig, [])
