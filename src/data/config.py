@@ -5,21 +5,52 @@ from typing import Literal
 
 from swinmim.config import schema
 
+Values = tuple[float, ...]
+
+
+@schema
+class MixConfig:
+    """A further set of a mixture."""
+
+    path: str
+    """As `data.path`."""
+    weight: float
+    """Share of each global batch, relative to 1 for `data.path`."""
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ValueError(f"weight must be positive, got {self.weight}")
+
 
 @schema
 class DataConfig:
     path: str
-    """A tree of images, a shard set (directory with manifest.json), or builtin:digits."""
+    """A tree of images, a shard set (directory with manifest.json, or its https, s3, gs or hf URL), or
+    builtin:digits."""
     val_ratio: float
     """Share of the set that is held out for validation; always the same images, whatever the run's seed."""
     cache_dir: str | None
-    """Where folders are packed into shards; null is ~/.cache/swinmim."""
+    """Where folders are packed into shards, and remote shards are kept; null is ~/.cache/swinmim."""
+    cache_bytes: int = 100_000_000_000
+    """What the remote shards in cache_dir may take together."""
+    allow_insecure: bool = False
+    """Read remote sets over plain http too."""
     pack_resize: int | None
     """Shorter side in pixels of the packed images; null keeps the originals."""
     pack_quality: int
     """JPEG quality of images that are resized while packing."""
-    stats: Literal["auto", "imagenet"]
-    """Normalisation. auto: the pretrained encoder's own where there is one, else the set's."""
+    stats: Literal["auto", "imagenet"] | tuple[Values, Values]
+    """Normalisation. auto: the pretrained encoder's own where there is one, else the set's; or [[mean, ...],
+    [std, ...]] per channel in 0..1 units."""
+    decoder: Literal["turbo", "pil"] = "turbo"
+    """turbo: libjpeg-turbo for JPEG, refuses damaged files; pil: Pillow, the slower reference, accepts some."""
+    mix: tuple[MixConfig, ...] = ()
+    """Pretraining: further sets that are mixed into every global batch."""
+    streaming: bool = False
+    """Pretraining: read path as WebDataset tars without an index (a directory, or URLs with {000..123}), in random
+    order with repetition. Such a run cannot be resumed exactly; python -m data.write index avoids it."""
+    streaming_samples: int | None = None
+    """Images that count as an epoch when streaming."""
     num_workers: int
     max_bad_fraction: float
     """Share of undecodable images beyond which the run stops."""
@@ -29,6 +60,16 @@ class DataConfig:
             raise ValueError(f"val_ratio must lie between 0 and 1, got {self.val_ratio}")
         if self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(f"max_bad_fraction must lie between 0 and 1, got {self.max_bad_fraction}")
+        if self.cache_bytes < 1:
+            raise ValueError(f"cache_bytes must be positive, got {self.cache_bytes}")
+        if self.streaming != (self.streaming_samples is not None):
+            raise ValueError("streaming=true and streaming_samples (the images of an epoch) go together")
+        if self.streaming and self.mix:
+            raise ValueError("mix needs indexed sets; it has no effect with streaming=true")
+        if isinstance(self.stats, tuple) and (len(self.stats[0]) != len(self.stats[1]) or min(self.stats[1]) <= 0):
+            raise ValueError(f"stats lists as many means as deviations, and these are positive; got {self.stats}")
 
     def cache_folder(self) -> Path:
         return Path(self.cache_dir).expanduser() if self.cache_dir else Path.home() / ".cache" / "swinmim"
@@ -40,3 +81,8 @@ class LabelledDataConfig(DataConfig):
     """Labelled images for validation; null uses path/val, path/valid or path/test, else holds out val_ratio."""
     labels_per_class: int | None
     """Train on this many images of each class, chosen by the run's seed; null is all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mix or self.streaming:
+            raise ValueError("mix and streaming are for pretraining; fine-tuning reads one labelled, indexed set")

@@ -1,7 +1,7 @@
 """From places in the order to a batch of tensors. Runs in the loader's worker processes."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import numpy as np
@@ -11,11 +11,10 @@ from torch.utils.data import Dataset, get_worker_info
 
 from data.augment import Image, center_crop, random_resized_crop
 from data.batch import LabelledBatch
-from data.decode import DecodeError, decode
+from data.decode import DecodeError, Decoder, decode
 from data.order import Ints, key, sample_seeds, words
 from data.sampler import Place
 from data.shards import ShardSet
-from swinmim.errors import DataError
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +54,7 @@ class BatchDataset(Dataset[LabelledBatch]):
         resolution: (height, width) of what `augment` returns.
         seed: of the run.
         purpose: "train" or "eval"; keeps the seeds of the two apart.
+        decoder: see `decode.Decoder`.
     """
 
     def __init__(
@@ -65,26 +65,40 @@ class BatchDataset(Dataset[LabelledBatch]):
         resolution: tuple[int, int],
         seed: int,
         purpose: Literal["train", "eval"],
+        decoder: Decoder = "turbo",
     ) -> None:
         self.shards, self.indices, self.augment, self.resolution = shards, indices, augment, resolution
-        self.seed, self.purpose = seed, purpose
+        self.seed, self.purpose, self.decoder = seed, purpose, decoder
         self._named: set[int] = set()
+        self.watch(0)
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def watch(self, num_workers: int) -> None:
+        """Prepare `being_read` for so many loader processes."""
+        # Index + 1 of what each is reading, in shared memory, so that it outlives them.
+        self._reading = torch.zeros(max(1, num_workers), dtype=torch.int64)
+        self._reading.share_memory_()  # type: ignore[no-untyped-call]
+
+    def being_read(self, workers: Iterable[int]) -> list[str]:
+        """ "shard: key" of the samples that these workers are decoding now, or were when they died."""
+        records = [self.shards.read(int(self._reading[n]) - 1) for n in workers if self._reading[n] > 0]
+        return [f"{record.shard}: {record.key}.{record.suffix}" for record in records]
 
     def __getitems__(self, places: list[Place]) -> LabelledBatch:
         """The batch of these places; the stock DataLoader calls this with what the batch sampler yields."""
         shape = (len(places), *self.resolution, self.shards.channels)
         image = torch.empty(shape, dtype=torch.uint8)
-        if get_worker_info() is not None:
+        worker = get_worker_info()
+        if worker is not None:
             # Filled where the trainer will read it, instead of copied there later.
             image.share_memory_()  # type: ignore[no-untyped-call]
         seeds = sample_seeds(self.seed, places[0].epoch, np.array([place.position for place in places]), self.purpose)
         index = torch.empty(len(places), dtype=torch.int64)
         label = torch.empty(len(places), dtype=torch.int64)
         for row, (place, seed) in enumerate(zip(places, seeds.tolist(), strict=True)):
-            image[row], index[row], label[row] = self._load(place.sample, seed)
+            image[row], index[row], label[row] = self._load(place.sample, seed, worker.id if worker is not None else 0)
         return {
             "image": image,
             "seed": torch.from_numpy(seeds),
@@ -94,23 +108,26 @@ class BatchDataset(Dataset[LabelledBatch]):
             "valid": torch.tensor([place.valid for place in places]),
         }
 
-    def _load(self, planned: int, seed: int) -> tuple[Tensor, int, int]:
-        """Image, index and label of a sample, or of its substitute, which depends on the sample's seed only."""
+    def _load(self, planned: int, seed: int, worker: int) -> tuple[Tensor, int, int]:
+        """Image, index and label of a sample, or of its substitute, which depends on the sample's seed only.
+
+        The index is -1 and the image black when the substitutes are damaged too; the loader ends the run for it.
+        """
         index = planned
         for attempt in range(_SUBSTITUTES + 1):
+            self._reading[worker] = index + 1
             record = self.shards.read(index)
             try:
-                pixels = decode(record.data, self.shards.channels)
+                pixels = decode(record.data, self.shards.channels, decoder=self.decoder)
             except DecodeError as error:
                 self._warn(index, f"{record.shard}: {record.key}.{record.suffix}: {error}")
             else:
-                return self.augment(pixels, seed), index, record.label
+                image = self.augment(pixels, seed)
+                self._reading[worker] = 0
+                return image, index, record.label
             draw = int(words(key("substitute", seed), np.array([attempt]))[0])
             index = int(self.indices[draw % len(self.indices)])
-        raise DataError(
-            f"Most images of {self.shards.path} cannot be decoded: {_SUBSTITUTES} substitutes in a row were damaged"
-            " too. Write the shards again."
-        )
+        return torch.zeros(*self.resolution, self.shards.channels, dtype=torch.uint8), -1, -1
 
     def _warn(self, index: int, reason: str) -> None:
         if index not in self._named:

@@ -6,87 +6,50 @@ first epoch after a resume, begins at the batch that is due. Written against Lig
 """
 
 import hashlib
-import math
+import logging
+import os
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.loops.progress import _ProcessedTracker, _Progress
-from torch.utils.data import DataLoader
 
+from data.ahead import Ahead
 from data.augment import ClassifyAugment
-from data.batch import LabelledBatch
+from data.batches import BatchLoader
+from data.config import DataConfig
 from data.dataset import Augment, BatchDataset, CenterCrop, RandomCrop
+from data.decode import Decoder
+from data.mix import MixedOrder, MixedSet
 from data.order import VERSION as ORDER_VERSION
-from data.order import Ints, accumulation, epoch_batches
-from data.pack import open_labelled, open_source, require_labels
+from data.order import Ints, accumulation, epoch_batches, key, split
+from data.pack import open_data, open_labelled, open_source, require_labels
 from data.sampler import EvalSampler, TrainSampler
 from data.shards import ShardSet
-from swinmim.distributed import rank, world_size
+from data.stream import StreamDataset, StreamLoader, StreamSet
+from swinmim.distributed import local_rank, rank, world_size
 from swinmim.errors import ConfigError, DataError
 
 __all__ = [
     "ClassifyData",
     "PretrainData",
+    "StreamData",
     "TrainSampler",
     "accumulation",
+    "open_data",
     "open_labelled",
     "open_source",
+    "pretrain_data",
 ]
 
-_FEW_BAD = 4  # damaged images that are always tolerated per epoch and process, however small the set
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
+log = logging.getLogger(__name__)
 
 
 def _counters(progress: _Progress) -> _ProcessedTracker:
     assert isinstance(progress.current, _ProcessedTracker)
     return progress.current
-
-
-class BatchLoader(DataLoader[LabelledBatch]):
-    """A stock DataLoader of ready batches that starts to read at the first `next`, not at `iter`.
-
-    Lightning calls `iter` on the first epoch before it says which epoch that is. More than
-    `bad_limit` substituted samples in one epoch end the run.
-    """
-
-    def __init__(
-        self, dataset: BatchDataset, sampler: TrainSampler | EvalSampler, num_workers: int, bad_limit: int
-    ) -> None:
-        super().__init__(
-            dataset,
-            batch_sampler=sampler,
-            num_workers=num_workers,
-            collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=num_workers > 0,
-            prefetch_factor=4 if num_workers else None,
-        )
-        self.bad_limit = bad_limit
-        self._path = dataset.shards.path
-
-    def __iter__(self) -> Iterator[LabelledBatch]:  # type: ignore[override]
-        bad = 0
-        for batch in super().__iter__():
-            bad += int(batch["substituted"].sum())
-            if bad > self.bad_limit:
-                raise DataError(
-                    f"At most {self.bad_limit} images of an epoch may be damaged (max_bad_fraction), got {bad} from"
-                    f" {self._path}; they are named in the warnings above. Write the shards again, or raise the limit."
-                )
-            yield batch
-
-    # Their presence tells Lightning that this loader can be resumed; the position itself is kept by the data module.
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        del state
 
 
 class _ShardData(LightningDataModule):
@@ -109,6 +72,7 @@ class _ShardData(LightningDataModule):
         max_bad_fraction: float,
         lanes: int,
         block: int,
+        decoder: Decoder,
     ) -> None:
         super().__init__()
         self.train, self.val = train, val
@@ -117,7 +81,7 @@ class _ShardData(LightningDataModule):
         self.resolution, self.seed, self.crop_ratio = resolution, seed, crop_ratio
         self.global_batch, self.batch_size, self.num_workers = global_batch, batch_size, num_workers
         self.eval_batch_size = eval_batch_size or batch_size
-        self.max_bad_fraction, self.lanes, self.block = max_bad_fraction, lanes, block
+        self.max_bad_fraction, self.lanes, self.block, self.decoder = max_bad_fraction, lanes, block, decoder
         self._sampler: TrainSampler | None = None
         self._resumed: tuple[int, int] | None = None  # (epoch, global batches done in it), until the loops know it too
         if global_batch > len(self.train_indices):
@@ -127,8 +91,8 @@ class _ShardData(LightningDataModule):
                 " or less."
             )
 
-    def _train_augment(self) -> Augment:
-        raise NotImplementedError
+    @abstractmethod
+    def _train_augment(self) -> Augment: ...
 
     @property
     def steps_per_epoch(self) -> int:
@@ -186,28 +150,44 @@ class _ShardData(LightningDataModule):
             seed=self.seed,
             lanes=self.lanes,
             block=self.block,
+            order=self._mixed_order() if isinstance(self.train, MixedSet) else None,
+            ahead=self._fetch_ahead if self.train.ahead_bytes and local_rank() == 0 else None,
             on_epoch=self._align_loops,
         )
         if self._resumed is not None:
             epoch, batches = self._resumed
             self._sampler.seek(epoch, batches * self.accumulation)
         dataset = BatchDataset(
-            self.train, self.train_indices, self._train_augment(), self.resolution, self.seed, "train"
+            self.train, self.train_indices, self._train_augment(), self.resolution, self.seed, "train", self.decoder
         )
         return self._loader(dataset, self._sampler)
+
+    def _fetch_ahead(self, coming: Iterator[Ints]) -> Ahead:
+        """One thread per node, for all its ranks."""
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        share = self.global_batch // self.world
+        node = slice(self.rank * share, (self.rank + processes) * share)
+        batch_bytes = sum(s.bytes for s in self.train.shards) / len(self.train) * share * processes
+        batches = min(256, max(1, int(self.train.ahead_bytes / batch_bytes)))
+        return Ahead(self.train.prepare, (indices[node] for indices in coming), batches)
+
+    def _mixed_order(self) -> MixedOrder:
+        assert isinstance(self.train, MixedSet)
+        counts = self.train.counts(self.global_batch, self.lanes)
+        sizes = self.train.sizes_of_sets(self.train_indices)
+        return MixedOrder(sizes, counts, self.steps_per_epoch, self.seed, lanes=self.lanes, block=self.block)
 
     def val_dataloader(self) -> BatchLoader | list[Any]:
         """Every held-out sample once, centre crops, fixed seeds, always as `LabelledBatch` with `valid`."""
         if len(self.val_indices) == 0:
             return []
         view = CenterCrop(self.resolution, self.crop_ratio)
-        dataset = BatchDataset(self.val, self.val_indices, view, self.resolution, self.seed, "eval")
+        dataset = BatchDataset(self.val, self.val_indices, view, self.resolution, self.seed, "eval", self.decoder)
         sampler = EvalSampler(self.val_indices, self.eval_batch_size, rank=self.rank, world=self.world)
         return self._loader(dataset, sampler)
 
     def _loader(self, dataset: BatchDataset, sampler: TrainSampler | EvalSampler) -> BatchLoader:
-        share = len(dataset) / self.world
-        return BatchLoader(dataset, sampler, self.num_workers, max(_FEW_BAD, math.ceil(self.max_bad_fraction * share)))
+        return BatchLoader(dataset, sampler, self.num_workers, self.max_bad_fraction)
 
     # Position and resume ---------------------------------------------------------------------------------------------
 
@@ -234,6 +214,7 @@ class _ShardData(LightningDataModule):
             "global_batch": self.global_batch,
             "lanes": self.lanes,
             "block": self.block,
+            "mix": self.train.counts(self.global_batch, self.lanes) if isinstance(self.train, MixedSet) else None,
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -255,6 +236,7 @@ class _ShardData(LightningDataModule):
             "global_batch": "set the global_batch_size of that run; batch_size and the number of processes may differ",
             "lanes": "set the lanes of that run",
             "block": "set the block of that run",
+            "mix": "set the data.mix of that run",
         }
         changed = [
             f"{name}: checkpoint {state_dict.get(name)}, now {now} ({ways[name]})"
@@ -311,6 +293,7 @@ class PretrainData(_ShardData):
         scale, ratio: of the random resized crop.
         eval_batch_size: defaults to `batch_size`.
         max_bad_fraction: share of an epoch that may be undecodable; 4 images per process are always tolerated.
+        decoder: see `decode.Decoder`.
         lanes, block: see `order.EpochOrder`.
 
     Raises:
@@ -335,6 +318,7 @@ class PretrainData(_ShardData):
         max_bad_fraction: float = 1e-3,
         lanes: int = 1,
         block: int = 8,
+        decoder: Decoder = "turbo",
     ) -> None:
         super().__init__(
             train,
@@ -351,11 +335,61 @@ class PretrainData(_ShardData):
             max_bad_fraction=max_bad_fraction,
             lanes=lanes,
             block=block,
+            decoder=decoder,
         )
         self.scale, self.ratio = scale, ratio
 
     def _train_augment(self) -> Augment:
         return RandomCrop(self.resolution, self.scale, self.ratio)
+
+
+class StreamData(PretrainData):
+    """Images of tars without an index. Arguments as for `PretrainData`, with a `StreamSet` and no indices.
+
+    A resumed run goes on with other images: streams have no position.
+    """
+
+    def train_dataloader(self) -> StreamLoader:  # type: ignore[override]
+        assert isinstance(self.train, StreamSet)
+        step = self.trainer.global_step if self.trainer else 0
+        dataset = StreamDataset(
+            self.train.urls,
+            self._train_augment(),
+            self.resolution,
+            self.train.channels,
+            self.batch_size,
+            key("start", self.seed, step) >> 1,
+            rank=self.rank,
+            world=self.world,
+            max_bad_fraction=self.max_bad_fraction,
+            decoder=self.decoder,
+            allow_insecure=self.train.allow_insecure,
+        )
+        return StreamLoader(dataset, self.steps_per_epoch * self.accumulation, self.num_workers)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"version": 1, "streaming": True}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        log.warning("data.streaming=true: the run goes on with newly drawn images; this resume is not exact")
+
+
+def pretrain_data(config: DataConfig, shards: ShardSet, **settings: Any) -> PretrainData:
+    """The data module of a pretraining run.
+
+    Args:
+        config: what to hold out, how to read.
+        shards: what `open_data` returned for it.
+        settings: resolution, seed, global_batch, batch_size, scale and ratio, as for `PretrainData`.
+    """
+    settings |= {
+        "num_workers": config.num_workers,
+        "max_bad_fraction": config.max_bad_fraction,
+        "decoder": config.decoder,
+    }
+    if isinstance(shards, StreamSet):
+        return StreamData(shards, None, None, **settings)
+    return PretrainData(shards, *split(len(shards), config.val_ratio, seed=0), **settings)
 
 
 class ClassifyData(_ShardData):
@@ -390,6 +424,7 @@ class ClassifyData(_ShardData):
         max_bad_fraction: float = 1e-3,
         lanes: int = 1,
         block: int = 8,
+        decoder: Decoder = "turbo",
     ) -> None:
         if require_labels(train).classes != require_labels(val).classes:
             raise DataError(f"Training and validation must have the same classes; {train.path} and {val.path} differ.")
@@ -408,8 +443,11 @@ class ClassifyData(_ShardData):
             max_bad_fraction=max_bad_fraction,
             lanes=lanes,
             block=block,
+            decoder=decoder,
         )
         self.augment = augment or ClassifyAugment(resolution)
+        if isinstance(self.augment, ClassifyAugment) and self.augment.rand_augment and train.channels not in (1, 3):
+            raise ConfigError(f"RandAugment knows 1 or 3 channels, got {train.channels}. Add task.randaug_ops=0.")
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -8,8 +8,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from data.config import DataConfig
 from data.folder import FolderSource, read_folder
+from data.mix import MixedSet
+from data.remote import is_url, open_remote
 from data.shards import VERSION, ShardSet, is_shard_set
+from data.stream import StreamSet
 from data.write import Source, WriteOptions, progress_bar, write_shards
 from swinmim.distributed import is_main
 from swinmim.errors import DataError, UserError
@@ -73,8 +77,16 @@ def pack(
     return packed(dest, lambda: source, options, f"packing {source.root.name}")
 
 
-def open_source(path: str | Path, cache_dir: str | Path, options: WriteOptions | None = None) -> ShardSet:
-    """Open "builtin:digits", a shard set, or a folder of images of any shape, which is packed into `cache_dir` first.
+def open_source(
+    path: str | Path,
+    cache_dir: str | Path,
+    options: WriteOptions | None = None,
+    *,
+    cache_bytes: int = 100_000_000_000,
+    allow_insecure: bool = False,
+) -> ShardSet:
+    """Open "builtin:digits", a shard set here or on a server, or a folder of images of any shape, which is
+    packed into `cache_dir` first.
 
     Raises:
         DataError: the path is none of these, or holds nothing usable.
@@ -85,13 +97,42 @@ def open_source(path: str | Path, cache_dir: str | Path, options: WriteOptions |
         return ShardSet.open(write_digits(cache_dir))
     if str(path).startswith("builtin:"):
         raise DataError(f"The built-in sets are: {DIGITS}; got {path}.")
+    if is_url(str(path)):
+        return open_remote(str(path), Path(cache_dir) / "remote", cache_bytes, allow_insecure)
     if is_shard_set(Path(path)):
         return ShardSet.open(path)
     return ShardSet.open(pack(path, cache_dir, options))
 
 
+def open_data(config: DataConfig) -> ShardSet:
+    """Open what the settings name for pretraining: a source of any kind, or a mixture of several.
+
+    Raises:
+        DataError: one of them cannot be opened, or they have different channels.
+    """
+    if config.streaming_samples is not None:
+        return StreamSet(config.path, config.streaming_samples, allow_insecure=config.allow_insecure)
+    options = WriteOptions(resize=config.pack_resize, quality=config.pack_quality)
+    sets = [
+        open_source(
+            path,
+            config.cache_folder(),
+            options,
+            cache_bytes=config.cache_bytes,
+            allow_insecure=config.allow_insecure,
+        )
+        for path in (config.path, *(part.path for part in config.mix))
+    ]
+    return MixedSet(sets, [1.0, *(part.weight for part in config.mix)]) if config.mix else sets[0]
+
+
 def open_labelled(
-    path: str | Path, cache_dir: str | Path, options: WriteOptions | None = None
+    path: str | Path,
+    cache_dir: str | Path,
+    options: WriteOptions | None = None,
+    *,
+    cache_bytes: int = 100_000_000_000,
+    allow_insecure: bool = False,
 ) -> tuple[ShardSet, ShardSet | None]:
     """Open a labelled source for fine-tuning.
 
@@ -102,6 +143,9 @@ def open_labelled(
         DataError: as `open_source`; no labels; or classes that differ between the two.
     """
     options = options or WriteOptions(resize=None)
+    if is_url(str(path)):
+        found = open_source(path, cache_dir, options, cache_bytes=cache_bytes, allow_insecure=allow_insecure)
+        return require_labels(found), None
     root = Path(path)
     train_dir = next((root / name for name in TRAIN_NAMES if (root / name).is_dir()), None)
     val_dir = next((root / name for name in VAL_NAMES if (root / name).is_dir()), None)

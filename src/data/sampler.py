@@ -1,11 +1,14 @@
 """Which samples this process loads next: the pure order of `data/order.py` cut into this rank's micro-batches."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
 
+from data.ahead import Ahead
+from data.mix import MixedOrder
 from data.order import EpochOrder, Ints, ShardStarts, accumulation, epoch_batches, rank_slice
 
 
@@ -31,6 +34,8 @@ class TrainSampler(Sampler[list[Place]]):
         epoch: the epoch to begin with.
         start_batch: micro-batches of that first epoch to leave out; later epochs begin at 0.
         lanes, block: see `EpochOrder`.
+        order: takes the place of `EpochOrder`; its batches are positions in `indices`.
+        ahead: starts to prepare what comes, from an iterator over the samples of the following global batches.
         on_epoch: called by `set_epoch`, before the epoch is read.
     """
 
@@ -48,6 +53,8 @@ class TrainSampler(Sampler[list[Place]]):
         start_batch: int = 0,
         lanes: int = 1,
         block: int = 8,
+        order: MixedOrder | None = None,
+        ahead: Callable[[Iterator[Ints]], Ahead] | None = None,
         on_epoch: Callable[[int], None] | None = None,
     ) -> None:
         self.indices, self.shards = indices, ShardStarts(sizes)
@@ -55,6 +62,7 @@ class TrainSampler(Sampler[list[Place]]):
         self.seed, self.lanes, self.block = seed, lanes, block
         self.accumulation = accumulation(global_batch, world, batch_size)
         self.slice = rank_slice(global_batch, rank, world)
+        self._mixed, self._ahead = order, ahead
         self.epoch = epoch
         self._start_epoch, self._start_batch = epoch, start_batch
         self._on_epoch = on_epoch
@@ -82,14 +90,33 @@ class TrainSampler(Sampler[list[Place]]):
     def __iter__(self) -> Iterator[list[Place]]:
         epoch = self.epoch
         start = self._start_batch if epoch == self._start_epoch else 0
-        order = EpochOrder(self.shards, self.global_batch, self.seed, epoch, lanes=self.lanes, block=self.block)
-        for micro in range(start, len(self)):
-            step, part = divmod(micro, self.accumulation)
-            if part == 0 or micro == start:
-                chosen = self.indices[order.batch(step)[self.slice]].tolist()
-            begin = part * self.batch_size
-            first = step * self.global_batch + self.slice.start + begin
-            yield [Place(epoch, first + n, i) for n, i in enumerate(chosen[begin : begin + self.batch_size])]
+        batch = self._batches(epoch)
+        ahead = self._start_ahead(start // self.accumulation)
+        try:
+            for micro in range(start, len(self)):
+                step, part = divmod(micro, self.accumulation)
+                if part == 0 or micro == start:
+                    chosen = self.indices[batch(step)[self.slice]].tolist()
+                    if ahead is not None:
+                        ahead.advance()
+                begin = part * self.batch_size
+                first = step * self.global_batch + self.slice.start + begin
+                yield [Place(epoch, first + n, i) for n, i in enumerate(chosen[begin : begin + self.batch_size])]
+        finally:
+            if ahead is not None:
+                ahead.stop()
+
+    def _start_ahead(self, step: int) -> Ahead | None:
+        if self._ahead is None:
+            return None
+        # The thread has an order of its own: the one of this process keeps what it works on between calls.
+        other = self._batches(self.epoch)
+        return self._ahead(self.indices[other(s)] for s in range(step, len(self) // self.accumulation))
+
+    def _batches(self, epoch: int) -> Callable[[int], Ints]:
+        if self._mixed is not None:
+            return partial(self._mixed.batch, epoch)
+        return EpochOrder(self.shards, self.global_batch, self.seed, epoch, lanes=self.lanes, block=self.block).batch
 
 
 class EvalSampler(Sampler[list[Place]]):

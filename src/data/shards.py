@@ -176,16 +176,27 @@ class ShardSet:
             self._owner = os.getpid()
         file = self._files.get(number)
         if file is None:
-            try:
-                file = os.open(self.path / self.shards[number].name, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise DataError(f"Shard {self.path / self.shards[number].name} cannot be opened: {error}.") from error
+            file = self._open_shard(number)
             self._files[number] = file
             if len(self._files) > _OPEN_FILES:
                 os.close(self._files.popitem(last=False)[1])
         else:
             self._files.move_to_end(number)
         return file
+
+    @property
+    def ahead_bytes(self) -> int:
+        """How much of the set may be prepared before it is read; 0 where that would gain nothing."""
+        return 0
+
+    def prepare(self, indices: NDArray[np.int64]) -> None:
+        """Bring the shards of these samples near; nothing to do for a local set."""
+
+    def _open_shard(self, number: int) -> int:
+        try:
+            return os.open(self.path / self.shards[number].name, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise DataError(f"Shard {self.path / self.shards[number].name} cannot be opened: {error}.") from error
 
     def close(self) -> None:
         """Close the open files; reading opens them again."""

@@ -19,7 +19,7 @@ def resolve_stats(config: DataConfig, shards: ShardSet, encoder_stats: Stats | N
         encoder_stats: those a pretrained encoder was trained with; `auto` prefers them.
 
     Raises:
-        ConfigError: ImageNet's three channels are asked for with another number of channels.
+        ConfigError: the statistics asked for are of another number of channels.
     """
     match config.stats:
         case "imagenet":
@@ -30,3 +30,7 @@ def resolve_stats(config: DataConfig, shards: ShardSet, encoder_stats: Stats | N
             return IMAGENET_MEAN, IMAGENET_STD
         case "auto":
             return encoder_stats or (tuple(shards.mean), tuple(shards.std))
+        case (mean, std):
+            if len(mean) != shards.channels:
+                raise ConfigError(f"data.stats lists {len(mean)} channels, the set has {shards.channels}.")
+            return mean, std

@@ -1,6 +1,7 @@
 """One fine-tuning run: encoder folder and labelled images -> task model."""
 
 import dataclasses
+import functools
 import logging
 from pathlib import Path
 from typing import Any
@@ -150,10 +151,13 @@ def build_data(config: FinetuneConfig, encoder: SwinV2) -> ClassifyData:
     """
     options = WriteOptions(resize=config.data.pack_resize, quality=config.data.pack_quality)
     cache = config.data.cache_folder()
-    train, val = open_labelled(config.data.path, cache, options)
+    fetch = functools.partial(
+        open_labelled, cache_bytes=config.data.cache_bytes, allow_insecure=config.data.allow_insecure
+    )
+    train, val = fetch(config.data.path, cache, options)
     train_indices = val_indices = None
     if config.data.val_path is not None:
-        val = require_labels(open_labelled(config.data.val_path, cache, options)[0])
+        val = require_labels(fetch(config.data.val_path, cache, options)[0])
     elif val is None:
         val = train
         train_indices, val_indices = split(len(train), config.data.val_ratio, seed=0)
@@ -182,6 +186,7 @@ def build_data(config: FinetuneConfig, encoder: SwinV2) -> ClassifyData:
         ),
         crop_ratio=task.crop_ratio,
         max_bad_fraction=config.data.max_bad_fraction,
+        decoder=config.data.decoder,
     )
 
 

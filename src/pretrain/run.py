@@ -8,11 +8,9 @@ from typing import Any
 import lightning as L
 import torch
 
-from data.loader import PretrainData, accumulation, open_source
-from data.order import split
+from data.loader import PretrainData, accumulation, open_data, pretrain_data
 from data.shards import ShardSet
 from data.stats import resolve_stats
-from data.write import WriteOptions
 from pretrain.config import PretrainConfig
 from pretrain.masking import mask_grid, num_masked
 from pretrain.module import PretrainModule
@@ -48,8 +46,7 @@ def run(config: PretrainConfig, output_dir: Path) -> dict[str, float]:
     steps = accumulation(config.global_batch_size, config.trainer.world_size, config.batch_size)
     with torch.device("meta"):
         check_memory(num_parameters(build_model(config, load_weights=False)), config.trainer.accelerator)
-    options = WriteOptions(resize=config.data.pack_resize, quality=config.data.pack_quality)
-    shards = open_source(config.data.path, config.data.cache_folder(), options)
+    shards = open_data(config.data)
     mean, std = resolve_stats(config.data, shards)
     L.seed_everything(config.seed, verbose=False)
     model = build_model(config)
@@ -151,19 +148,15 @@ def build_data(config: PretrainConfig, shards: ShardSet, resolution: tuple[int, 
             f"{config.data.path} has {shards.channels} channels and model.in_chans={config.model.in_chans}. "
             f"Add model.in_chans={shards.channels}."
         )
-    train_indices, val_indices = split(len(shards), config.data.val_ratio, seed=0)
-    return PretrainData(
+    return pretrain_data(
+        config.data,
         shards,
-        train_indices,
-        val_indices,
         resolution=resolution,
         seed=config.seed,
         global_batch=config.global_batch_size,
         batch_size=config.batch_size,
-        num_workers=config.data.num_workers,
         scale=config.augment.scale,
         ratio=config.augment.ratio,
-        max_bad_fraction=config.data.max_bad_fraction,
     )
 
 

@@ -118,12 +118,10 @@ def _describe(schema_type: type[Any], data: dict[Any, Any], error: ValidationErr
         path = ""
         node: Any = data
         for part in location:  # parts that are not in the data name alternatives of a union, not keys
-            if isinstance(node, dict) and part in node:
-                node = node[part]
-            elif isinstance(node, list) and isinstance(part, int) and part < len(node):
-                node = node[part]
-            else:
+            child = _child(node, part)
+            if child is _ABSENT:
                 break
+            node = child
             path = f"{path}.{part}" if path else str(part)
         message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
         received = "" if item["type"] == "value_error" else f"; got {node!r}"
@@ -134,6 +132,20 @@ def _describe(schema_type: type[Any], data: dict[Any, Any], error: ValidationErr
         named = path == "" or text.startswith(("unknown key", f"{path}:"))
         described.append(text if named else f"{path}: {text}")
     return described
+
+
+_ABSENT = object()
+
+
+def _child(node: Any, part: int | str) -> Any:
+    """node[part], or _ABSENT where there is no such entry."""
+    match node:
+        case dict():
+            return node.get(part, _ABSENT)
+        case list() if isinstance(part, int) and part < len(node):
+            return node[part]
+        case _:
+            return _ABSENT
 
 
 def numbered(problems: Sequence[str]) -> str:

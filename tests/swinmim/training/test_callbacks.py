@@ -39,7 +39,9 @@ def test_any_number_of_channels_can_be_shown(channels, source):
 def test_steps_of_a_run():
     plan = plan_steps(global_batch_size=64, accumulation=2, num_samples=1000, max_epochs=3, max_steps=-1)
     assert (plan.steps_per_epoch, plan.total_steps) == (15, 45)
-    assert plan_steps(global_batch_size=64, accumulation=1, num_samples=1000, max_epochs=3, max_steps=20).total_steps == 20
+    assert (
+        plan_steps(global_batch_size=64, accumulation=1, num_samples=1000, max_epochs=3, max_steps=20).total_steps == 20
+    )
 
 
 def test_trainer_settings_that_cannot_work():
@@ -55,3 +57,10 @@ def test_trainer_settings_that_cannot_work():
 def test_precision_is_explicit_or_follows_the_hardware():
     assert resolve_precision(TrainerConfig(max_epochs=1, precision="32-true")) == "32-true"
     assert resolve_precision(TrainerConfig(max_epochs=1, accelerator="cpu")) in ("bf16-mixed", "32-true")
+
+
+def test_three_bands_can_be_chosen():
+    images = torch.rand(2, 5, 4, 4)
+    assert torch.equal(to_rgb(images, (4, 0, 2)), images[:, [4, 0, 2]])
+    with pytest.raises(ConfigError, match="channels 0 to 4"):
+        to_rgb(images, (0, 1, 5))

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from swinmim.config import schema
+from swinmim.errors import ConfigError
 
 
 @schema
@@ -17,6 +18,8 @@ class ReconstructionsConfig:
     every_epochs: int = 1
     """Epochs between pictures; the last epoch is always drawn."""
     num_images: int = 8
+    bands: tuple[int, int, int] | None = None
+    """Channels, counted from 0, shown as red, green and blue; null shows the first three, or the first as grey."""
 
 
 class Reconstructs(Protocol):
@@ -54,7 +57,7 @@ class Reconstructions(Callback):
         with torch.inference_mode():
             columns = pl_module.reconstruct(batch)  # type: ignore[operator]
         pl_module.train(was_training)
-        picture = draw_columns(columns)
+        picture = draw_columns(columns, bands=self.config.bands)
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step_{trainer.global_step:08d}.png"
         picture.save(path)
@@ -65,14 +68,17 @@ class Reconstructions(Callback):
                 )
 
 
-def draw_columns(columns: dict[str, Tensor], min_side: int = 96) -> Image.Image:
+def draw_columns(
+    columns: dict[str, Tensor], min_side: int = 96, bands: tuple[int, int, int] | None = None
+) -> Image.Image:
     """One row per image, one titled column per entry.
 
     Args:
-        columns: title -> (B, C, H, W) in 0..1; the first three channels are shown, one channel as grey.
+        columns: title -> (B, C, H, W) in 0..1.
         min_side: smaller images are enlarged by whole pixels up to about this side.
+        bands: see `to_rgb`.
     """
-    tensors = [to_rgb(images) for images in columns.values()]
+    tensors = [to_rgb(images, bands) for images in columns.values()]
     rows, _, height, width = tensors[0].shape
     scale = max(1, round(min_side / max(height, width)))
     gap, header = 4, 16
@@ -88,7 +94,16 @@ def draw_columns(columns: dict[str, Tensor], min_side: int = 96) -> Image.Image:
     return picture
 
 
-def to_rgb(images_BCHW: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, 3, H, W): the first three channels; with fewer, the first one as grey."""
+def to_rgb(images_BCHW: Tensor, bands: tuple[int, int, int] | None = None) -> Tensor:
+    """(B, C, H, W) -> (B, 3, H, W): the channels `bands`; without, the first three, or the first one as grey.
+
+    Raises:
+        ConfigError: the images have fewer channels.
+    """
     images_BCHW = images_BCHW.float()
+    if bands is not None:
+        if not all(0 <= band < images_BCHW.shape[1] for band in bands):
+            last = images_BCHW.shape[1] - 1
+            raise ConfigError(f"callbacks.reconstructions.bands are three of the channels 0 to {last}, got {bands}.")
+        return images_BCHW[:, list(bands)]
     return images_BCHW[:, :3] if images_BCHW.shape[1] >= 3 else images_BCHW[:, :1].expand(-1, 3, -1, -1)

@@ -1,0 +1,156 @@
+"""Several shard sets as one: fixed shares of every global batch, and still a pure order."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.order import EpochOrder, Ints, ShardStarts, key, permutation
+from data.shards import Record, ShardSet
+from swinmim.errors import ConfigError, DataError
+
+
+class MixedSet(ShardSet):
+    """Shard sets one after the other; sample indices count through them. It has no labels.
+
+    Args:
+        sets: at least two, of the same number of channels.
+        weights: positive; the share of each set is its weight over their sum.
+
+    Raises:
+        DataError: different channels.
+        ConfigError: a weight that is not positive.
+    """
+
+    def __init__(self, sets: Sequence[ShardSet], weights: Sequence[float]) -> None:
+        if any(not weight > 0 for weight in weights):
+            raise ConfigError(f"The weights of mixed sets must be positive, got {list(weights)}.")
+        if len({part.channels for part in sets}) > 1:
+            raise DataError(
+                "Mixed sets must have the same channels: "
+                + ", ".join(f"{part.path} has {part.channels}" for part in sets)
+            )
+        self.sets, self.weights = tuple(sets), np.array(weights) / sum(weights)
+        self.path, self.channels, self.classes = sets[0].path, sets[0].channels, ()
+        self.fingerprint = hashlib.sha256("".join(part.fingerprint for part in sets).encode()).hexdigest()
+        self.shards = tuple(shard for part in sets for shard in part.shards)
+        mean = sum(w * np.array(part.mean) for w, part in zip(self.weights, sets, strict=True))
+        power = sum(
+            w * (np.array(part.std) ** 2 + np.array(part.mean) ** 2) for w, part in zip(self.weights, sets, strict=True)
+        )
+        self.mean, self.std = tuple(np.asarray(mean).tolist()), tuple(np.sqrt(power - mean**2).tolist())
+        self._bounds = np.concatenate(([0], np.cumsum([len(part) for part in sets])))
+
+    def __len__(self) -> int:
+        return int(self._bounds[-1])
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        return np.full(len(self), -1, np.int32)
+
+    @property
+    def file_sizes(self) -> NDArray[np.uint32]:
+        return np.concatenate([part.file_sizes for part in self.sets])
+
+    def locate(self, index: int) -> tuple[int, str]:
+        part = int(np.searchsorted(self._bounds, index, "right")) - 1
+        number, name = self.sets[part].locate(index - int(self._bounds[part]))
+        return number + sum(len(other.shards) for other in self.sets[:part]), name
+
+    def sizes_of(self, indices: Ints) -> Ints:
+        return np.concatenate(self.sizes_of_sets(indices))
+
+    def sizes_of_sets(self, indices: Ints) -> list[Ints]:
+        """`sizes_of` of each set."""
+        cuts = np.searchsorted(indices, self._bounds)
+        return [part.sizes_of(indices[cuts[n] : cuts[n + 1]] - self._bounds[n]) for n, part in enumerate(self.sets)]
+
+    def read(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        part = int(np.searchsorted(self._bounds, index, "right")) - 1
+        record = self.sets[part].read(index - int(self._bounds[part]))
+        return record._replace(shard=str(self.sets[part].path / record.shard), label=-1)
+
+    def counts(self, global_batch: int, lanes: int = 1) -> list[int]:
+        """Samples of each set in every global batch: the weights, rounded to whole samples per lane.
+
+        Raises:
+            ConfigError: a set would get none.
+        """
+        exact = self.weights * (global_batch // lanes)
+        counts = np.floor(exact).astype(int)
+        for n in np.argsort(counts - exact, kind="stable")[: global_batch // lanes - counts.sum()]:
+            counts[n] += 1
+        if (counts == 0).any():
+            raise ConfigError(
+                f"Every mixed set needs a share of each global batch; {global_batch} images in {lanes} lane(s) are too"
+                f" few for weights {[round(float(w), 4) for w in self.weights]}. Raise the smallest weight."
+            )
+        return [int(count) * lanes for count in counts]
+
+    @property
+    def ahead_bytes(self) -> int:
+        return min((part.ahead_bytes for part in self.sets if part.ahead_bytes), default=0)
+
+    def prepare(self, indices: NDArray[np.int64]) -> None:
+        owner = np.searchsorted(self._bounds, indices, "right") - 1
+        for number, part in enumerate(self.sets):
+            part.prepare(indices[owner == number] - self._bounds[number])
+
+    def close(self) -> None:
+        for part in getattr(self, "sets", ()):
+            part.close()
+
+    def __del__(self) -> None:
+        """Each set closes its own files."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MixedSet, (self.sets, self.weights.tolist())
+
+
+class MixedOrder:
+    """The order of a mixture. Each set goes round on its own: it is shuffled anew whenever it has been read through,
+
+    at its own pace, whatever the epoch of the mixture. Position t of the run reads batch t of the endless sequence of
+    each set's `EpochOrder`s, so this too is a function of (seed, epoch, step) only.
+
+    Args:
+        sizes: samples per shard that take part, for each set.
+        counts: samples of each set in a global batch.
+        batches: global batches of an epoch of the mixture.
+        seed: key of the order.
+        lanes, block: see `EpochOrder`.
+    """
+
+    def __init__(
+        self, sizes: Sequence[Ints], counts: Sequence[int], batches: int, seed: int, *, lanes: int = 1, block: int = 8
+    ) -> None:
+        self.starts = [ShardStarts(part) for part in sizes]
+        self.firsts = np.concatenate(([0], np.cumsum([part.num_samples for part in self.starts])))
+        self.counts, self.batches, self.seed, self.lanes, self.block = counts, batches, seed, lanes, block
+        self._rounds: dict[int, EpochOrder] = {}
+        for number in range(len(counts)):
+            self._round(number, 0)
+
+    def _round(self, number: int, lap: int) -> EpochOrder:
+        order = self._rounds.get(number)
+        if order is None or order.epoch != lap:
+            seed = key("mix", self.seed, number)
+            order = EpochOrder(self.starts[number], self.counts[number], seed, lap, lanes=self.lanes, block=self.block)
+            self._rounds[number] = order
+        return order
+
+    def batch(self, epoch: int, step: int) -> Ints:
+        """Global batch `step` of an epoch; int64 (global_batch,), positions among all samples that take part."""
+        lane = sum(self.counts) // self.lanes
+        parts = []
+        for number, count in enumerate(self.counts):
+            lap, place = divmod(epoch * self.batches + step, self.starts[number].num_samples // count)
+            chosen = self._round(number, lap).batch(place) + self.firsts[number]
+            parts.append(chosen.reshape(self.lanes, count // self.lanes))
+        mixed = np.concatenate(parts, axis=1)
+        # Every slice of the batch, and so every rank, gets its part of each set.
+        return np.asarray(mixed[:, permutation(lane, "mix", self.seed, epoch, step)].ravel())
