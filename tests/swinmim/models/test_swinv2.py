@@ -229,7 +229,7 @@ def kib(field):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field))
 create_encoder("swinv2_demo")  # what torch itself needs once
 with torch.device("meta"):
-    encoder = create_encoder("swinv2_t", embed_dim=160)
+    encoder = create_encoder("swinv2_t")
 before = kib("VmRSS")
 encoder.materialise()
 size = sum(p.numel() * p.element_size() for p in encoder.parameters())
