@@ -1,5 +1,6 @@
 """Weights of other implementations to ours and back, judged by the features they compute (random norm gammas)."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -189,10 +190,12 @@ def test_script_ends_with_a_message(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_script_names_the_wrong_line_of_the_rows(with_head, tmp_path):
+def test_script_names_the_wrong_line_of_the_rows(with_head, tmp_path, monkeypatch, capsys):
     script = Path(__file__).parents[3] / "scripts" / "convert_weights.py"
     (tmp_path / "rows.txt").write_text("7\n")
-    command = [sys.executable, script, with_head, tmp_path / "x", "--head-rows", tmp_path / "rows.txt"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 4
-    assert "rows.txt, line 1: class 7 of a head with 6 classes" in done.stderr
+    arguments = [script, with_head, tmp_path / "x", "--head-rows", tmp_path / "rows.txt"]
+    monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 4
+    assert "rows.txt, line 1: class 7 of a head with 6 classes" in capsys.readouterr().err
