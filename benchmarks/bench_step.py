@@ -6,8 +6,13 @@
 
 Repeats are interleaved, and every ratio is the median of the ratios of single rounds, so a busy machine disturbs all
 contenders alike. Time is process CPU time of one thread on a CPU, and wall time between synchronisations on a GPU.
-The step is zero_grad, forward and backward; no optimizer. The dated pages beside this file
-have the commands of their tables.
+The step is zero_grad, forward and backward; no optimizer. The dated pages beside this file have the commands of
+their tables.
+
+Beside the results stand the attention kernels that ran, the share of the bias gradient (the step against the same with
+the position bias MLP frozen; a core that computes it anyway shows only the MLP's part), and the roofline: the larger of
+the time for the FLOPs at the measured matrix rate and for the bytes at the measured copy rate, where the bytes are what
+is kept for backward, written and read once, and the weights, read twice, with their gradients, written once.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -30,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.simmim import SimMIM
 from swinmim.checkpoint.names import to_ours
-from swinmim.models.attention import ATTENTIONS
+from swinmim.models.attention import ATTENTIONS, choose_core
 from swinmim.models.recompute import RECOMPUTES
 from swinmim.models.swinv2 import SwinV2, get_architecture
 
@@ -45,21 +51,26 @@ def main() -> None:
     images = torch.randn(args.batch, 3, args.resolution, args.resolution).to(args.device)
     mask = models["ours"].draw_mask(torch.arange(args.batch)).to(args.device)
     steps = {name: make_step(model, images, mask, args) for name, model in models.items()}
+    torch._dynamo.config.recompile_limit = 64  # the frozen position bias has graphs of its own
 
     flops = count_flops(args)
-    exact = gradients_exact(models, images, mask, args)
+    exact = gradients_exact(models, images, mask) if args.gradient_error else None
     report: dict[str, dict[str, Any]] = {}
     for name, step in steps.items():
         step()  # compiles, allocates
-        report[name] = {"gradient_error": relative_error(gradients(models[name]), exact)}
+        report[name] = {}
+        if exact is not None:
+            report[name] |= {"gradient_error": relative_error(gradients(models[name]), exact)}
+        models[name].zero_grad(set_to_none=True)
         if args.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
             step()
             report[name]["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         report[name] |= saved_for_backward(step, models[name], args)
         models[name].zero_grad(set_to_none=True)
+    del exact
     times = measure(steps, models, args)
-    rate = matrix_rate(args)
+    rate, copying = matrix_rate(args), copy_rate(args)
     for name, seconds in times.items():
         median = statistics.median(seconds)
         report[name] |= {
@@ -67,8 +78,20 @@ def main() -> None:
             "images_per_s": args.batch / median,
             "mfu": flops * args.batch / median / rate,
             "ratio": {other: ratio(seconds, times[other]) for other in times if other != name},
+            "roofline": roofline(report[name], models[name], median, flops, rate, copying, args),
         }
-    facts = {"arguments": vars(args), "flops_per_image": flops, "matrix_rate": rate, "machine": machine(args)}
+    report["ours"] |= {
+        "core": choose_core(args.core, args.chunk, torch.device(args.device)),
+        "attention_kernels": attention_kernels(steps["ours"], args),
+        "bias_gradient_share": bias_gradient_share(steps["ours"], models["ours"], args),
+    }
+    facts = {
+        "arguments": vars(args),
+        "flops_per_image": flops,
+        "matrix_rate": rate,
+        "copy_rate": copying,
+        "machine": machine(args),
+    }
     show(report, facts)
     if args.json:
         Path(args.json).write_text(json.dumps(facts | {"results": report}, indent=1, default=str) + "\n")
@@ -88,6 +111,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--against", nargs="*", choices=("timm", "hf", "reference"), default=["timm", "hf", "reference"]
     )
+    parser.add_argument(
+        "--gradient-error",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="against fp32; needs room for one more set of gradients and an fp32 step: off for G",
+    )
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", help="file for the whole result")
@@ -98,7 +127,9 @@ def contenders(args: argparse.Namespace) -> dict[str, SimMIM]:
     """SimMIM around each encoder, all with the same random weights (norm gammas too: at init blocks do nothing)."""
     architecture = get_architecture(args.model)
     options: dict[str, Any] = {"resolution": args.resolution}
-    ours = SwinV2(architecture, **options, attention=args.core, chunk=args.chunk, recompute=args.recompute)
+    with torch.device("meta"):
+        ours = SwinV2(architecture, **options, attention=args.core, chunk=args.chunk, recompute=args.recompute)
+    ours.materialise(args.device)
     for name, parameter in ours.named_parameters():
         if "norm" in name and name.endswith("weight"):
             nn.init.normal_(parameter, 1.0, 0.1)
@@ -174,9 +205,7 @@ def gradients(model: SimMIM) -> dict[str, Tensor]:
     return encoder | {name: grad for name, grad in found.items() if not name.startswith("encoder.")}
 
 
-def gradients_exact(
-    models: dict[str, SimMIM], images: Tensor, mask: Tensor, args: argparse.Namespace
-) -> dict[str, Tensor]:
+def gradients_exact(models: dict[str, SimMIM], images: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """Gradients of timm in fp32 (of the literal core, or ours, where it is not there)."""
     model = next(models[name] for name in ("timm", "reference", "ours") if name in models)
     loss, _ = model(images, mask)
@@ -239,6 +268,62 @@ def matrix_rate(args: argparse.Namespace) -> float:
     return 2.0 * side**3 / best
 
 
+def copy_rate(args: argparse.Namespace) -> float:
+    """Bytes/s read and written by a copy that no cache holds, the best of five."""
+    source = torch.empty(2**30 if args.device == "cuda" else 2**28, dtype=torch.uint8, device=args.device)
+    target = torch.empty_like(source)
+    best = min(clocked(lambda: target.copy_(source), args.device) for _ in range(6))
+    return 2.0 * source.numel() / best
+
+
+def roofline(
+    result: dict[str, Any],
+    model: SimMIM,
+    seconds: float,
+    flops: float,
+    rate: float,
+    copying: float,
+    args: argparse.Namespace,
+) -> dict[str, float]:
+    """Seconds that the FLOPs and the bytes need at least, and the share of the step that the larger one is."""
+    parameters = sum(p.numel() * p.element_size() for p in model.parameters())
+    moved = 2 * result["saved_mib_per_image"] * 2**20 * args.batch + 3 * parameters
+    bounds = {"flops_seconds": flops * args.batch / rate, "bytes_seconds": moved / copying}
+    return bounds | {"share": max(bounds.values()) / seconds}
+
+
+ATTENTION_KERNEL = re.compile(r"fmha|flash|attention|sdp|softmax", re.IGNORECASE)
+
+
+def attention_kernels(step: Callable[[], None], args: argparse.Namespace) -> dict[str, float]:
+    """Kernels of one step that attention ran (on a CPU: operators), and their own share of all the time."""
+    activity = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(activities=[activity.CUDA if args.device == "cuda" else activity.CPU]) as profile:
+        step()
+        if args.device == "cuda":
+            torch.cuda.synchronize()
+    field = "self_device_time_total" if args.device == "cuda" else "self_cpu_time_total"
+    spent = {event.key: getattr(event, field) for event in profile.key_averages()}
+    total = sum(spent.values())
+    return {name: time / total for name, time in spent.items() if ATTENTION_KERNEL.search(name) and time}
+
+
+def bias_gradient_share(step: Callable[[], None], model: SimMIM, args: argparse.Namespace) -> float:
+    """Share of the step that goes when the position bias is not trained; median over rounds."""
+    frozen = [p for name, p in model.named_parameters() if ".cpb_mlp." in name]
+
+    def clock(trained: bool) -> float:
+        for parameter in frozen:
+            parameter.requires_grad_(trained)
+        model.zero_grad(set_to_none=True)
+        return clocked(step, args.device)
+
+    clock(False)  # compiles
+    shares = [1 - clock(False) / clock(True) for _ in range(args.repeats)]
+    model.zero_grad(set_to_none=True)
+    return statistics.median(shares)
+
+
 def machine(args: argparse.Namespace) -> dict[str, str]:
     hardware = torch.cuda.get_device_name() if args.device == "cuda" else cpu_name()
     versions = {module.__name__: module.__version__ for module in (torch, timm, transformers)}
@@ -252,18 +337,28 @@ def cpu_name() -> str:
 
 
 def show(report: dict[str, dict[str, Any]], facts: dict[str, Any]) -> None:
-    print(f"{facts['machine']}\nmatrix rate {facts['matrix_rate'] / 1e12:.3f} TFLOP/s")
+    print(facts["machine"])
+    print(f"matrix rate {facts['matrix_rate'] / 1e12:.3f} TFLOP/s, copy rate {facts['copy_rate'] / 1e9:.1f} GB/s")
     print(f"{facts['flops_per_image'] / 1e9:.2f} GFLOP per image, forward and backward")
-    print("| encoder | s | images/s | MFU | ours / it | saved MiB/image | N x N kept | peak GiB | gradient error |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| encoder | s | images/s | MFU | roofline | ours / it | saved MiB/image | N x N kept | peak GiB "
+        "| gradient error |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for name, r in report.items():
         ours = report["ours"]["ratio"].get(name)
         against = f"{ours['median']:.3f} ({ours['min']:.2f}-{ours['max']:.2f})" if ours else ""
         peak = f"{r['peak_memory_gib']:.2f}" if "peak_memory_gib" in r else ""
+        error = f"{r['gradient_error']:.1e}" if "gradient_error" in r else ""
         print(
-            f"| {name} | {r['seconds']:.4f} | {r['images_per_s']:.2f} | {r['mfu']:.3f} | {against} "
-            f"| {r['saved_mib_per_image']:.1f} | {r['saved_square_tensors']} | {peak} | {r['gradient_error']:.1e} |"
+            f"| {name} | {r['seconds']:.4f} | {r['images_per_s']:.2f} | {r['mfu']:.3f} | {r['roofline']['share']:.3f} "
+            f"| {against} | {r['saved_mib_per_image']:.1f} | {r['saved_square_tensors']} | {peak} | {error} |"
         )
+    ours = report["ours"]
+    bounds = ", ".join(f"{ours['roofline'][f'{what}_seconds']:.4f} s for {what}" for what in ("flops", "bytes"))
+    print(f"core {ours['core']}; bias gradient {ours['bias_gradient_share']:.1%} of the step; at least {bounds}")
+    for name, share in sorted(ours["attention_kernels"].items(), key=lambda item: -item[1]):
+        print(f"  {share:6.1%}  {name[:100]}")
 
 
 if __name__ == "__main__":

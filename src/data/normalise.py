@@ -1,10 +1,11 @@
 """What happens to a batch on the device before the model: flip and normalise, pure torch, made to be compiled.
 
 Random bits come from an integer hash of each sample's seed. It works on 32-bit words held in int64, with every product
-below 2**63, so eager, compiled, CPU and GPU give the same bits.
+below 2**63, so CPU and GPU give the same bits; a compiled step calls the same code.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -38,6 +39,13 @@ def hash_bits(seed_B: Tensor, stream: int, count: int) -> Tensor:
     Returns:
         int64 (B, count), uniform in [0, 2**62). `sum` of them would overflow; compare, sort or mask them.
     """
+    return cast(Tensor, _hash_bits(seed_B, stream, count))
+
+
+# One node for the compiler. Inductor writes a value out again at each of its uses, and in this chain every value has
+# two: it would take minutes over a few kilobytes of numbers.
+@torch.library.custom_op("swinmim::hash_bits", mutates_args=())
+def _hash_bits(seed_B: Tensor, stream: int, count: int) -> Tensor:
     low, high = seed_B & _WORD, (seed_B >> 32) & _WORD
     state = _mix(low ^ _mix((high + (stream + 1) * 0x9E3779B9) & _WORD))[:, None]
     other = _mix(high ^ _mix((low + (stream + 1) * 0x85EBCA6B) & _WORD))[:, None]
@@ -45,6 +53,11 @@ def hash_bits(seed_B: Tensor, stream: int, count: int) -> Tensor:
     first = _mix(_mix((state + counter * 0x9E3779B9) & _WORD) ^ other)
     second = _mix(_mix((other + counter * 0xC2B2AE35) & _WORD) ^ state)
     return (first << 30) | (second >> 2)
+
+
+@_hash_bits.register_fake
+def _(seed_B: Tensor, stream: int, count: int) -> Tensor:
+    return seed_B.new_empty(len(seed_B), count)
 
 
 def random_flip(image_BHWC: Tensor, seed_B: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from data.batch import ImageBatch, LabelledBatch
-from data.normalise import normalise, random_flip
 from pretrain.config import PretrainConfig
-from pretrain.masking import blurred, upsample_mask, visible_mean
+from pretrain.masking import blurred, mask_grid, upsample_mask, visible_mean
+from pretrain.prepare import Prepare, compiled_prepare_step, prepare_step
 from pretrain.simmim import SimMIM, local_statistics
 from swinmim.checkpoint.encoder import save_encoder
 from swinmim.training.module import Plan, TrainingModule
@@ -24,7 +24,7 @@ class PretrainModule(TrainingModule):
 
     Args:
         model: the method.
-        config: optimizer, schedule and augmentation settings.
+        config: optimizer, schedule, augmentation, and whether the preparation of training batches is compiled.
         plan: steps and batch.
         mean, std: per channel, in 0..1 units, for normalisation.
         manifest: fields for the encoder folder's manifest.
@@ -53,12 +53,11 @@ class PretrainModule(TrainingModule):
         )
         self.model = model
         self.flip = config.augment.flip
+        self.prepare_training: Prepare = compiled_prepare_step() if config.compile else prepare_step
         self.val_metrics = nn.ModuleDict({name: MeanMetric() for name in VAL_METRICS})
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
-        images_BCHW = self.prepare(batch, flip=self.flip)
-        mask_Bhw = self.model.draw_mask(batch["seed"])
-        loss, _ = self.model(images_BCHW, mask_Bhw)
+        loss, _ = self.model(*self.prepare(batch, self.prepare_training, flip=self.flip))
         self.log_training(loss)
         self.log(
             "health/skipped_samples", batch["substituted"].sum().float(), on_epoch=True, on_step=False, reduce_fx="sum"
@@ -67,10 +66,8 @@ class PretrainModule(TrainingModule):
 
     def validation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
         """Masked L1 on fixed masks, beside two guesses that need no network."""
-        images_BCHW = self.prepare(batch, flip=False)
-        mask_Bhw = self.model.draw_mask(batch["seed"])
-        _, prediction_BCHW = self.model(images_BCHW, mask_Bhw)
-        target_BCHW = self.model.make_target(images_BCHW)
+        images_BCHW, mask_Bhw, target_BCHW = self.prepare(batch)
+        _, prediction_BCHW = self.model(images_BCHW, mask_Bhw, target_BCHW)
         mask_B1HW = upsample_mask(mask_Bhw, self.model.mask_unit).unsqueeze(1)
         mean_BCHW, blur_BCHW = self.baselines(images_BCHW, mask_B1HW.squeeze(1))
         for name, guess_BCHW in zip(VAL_METRICS, (prediction_BCHW, mean_BCHW, blur_BCHW), strict=True):
@@ -98,9 +95,8 @@ class PretrainModule(TrainingModule):
 
     def reconstruct(self, batch: ImageBatch) -> dict[str, Tensor]:
         """The columns of the picture, (B, C, H, W) each, in 0..1."""
-        images_BCHW = self.prepare(batch, flip=False)
-        mask_Bhw = self.model.draw_mask(batch["seed"])
-        _, prediction_BCHW = self.model(images_BCHW, mask_Bhw)
+        images_BCHW, mask_Bhw, target_BCHW = self.prepare(batch)
+        _, prediction_BCHW = self.model(images_BCHW, mask_Bhw, target_BCHW)
         prediction_BCHW = self.model.to_pixels(prediction_BCHW, images_BCHW)
         mask_B1HW = upsample_mask(mask_Bhw, self.model.mask_unit).unsqueeze(1)
         columns = {
@@ -112,10 +108,21 @@ class PretrainModule(TrainingModule):
         mean_C11, std_C11 = self.mean[:, None, None], self.std[:, None, None]
         return {title: (images * std_C11 + mean_C11).clamp(0, 1) for title, images in columns.items()}
 
-    def prepare(self, batch: ImageBatch, *, flip: bool) -> Tensor:
-        """uint8 (B, H, W, C) -> normalised float32 (B, C, H, W), flipped at random where asked."""
-        image_BHWC = random_flip(batch["image"], batch["seed"]) if flip else batch["image"]
-        return normalise(image_BHWC, self.mean, self.std)
+    def prepare(
+        self, batch: ImageBatch, prepare: Prepare = prepare_step, *, flip: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, mask and target of a batch, see `prepare_step`."""
+        model = self.model
+        return prepare(
+            batch["image"],
+            batch["seed"],
+            self.mean,
+            self.std,
+            flip=flip,
+            grid=mask_grid(model.encoder.resolution, model.mask_unit),
+            mask_ratio=model.mask_ratio,
+            target=model.target,
+        )
 
     def save_encoder_folder(self, folder: Path) -> None:
         """Write the encoder folder of the current weights."""

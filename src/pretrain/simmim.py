@@ -51,19 +51,24 @@ class SimMIM(nn.Module):
         )
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
-    def forward(self, images_BCHW: Tensor, mask_Bhw: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, images_BCHW: Tensor, mask_Bhw: Tensor, target_BCHW: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """One step of the method.
 
         Args:
             images_BCHW: normalised images at the encoder's resolution.
             mask_Bhw: bool (B, H / mask_unit, W / mask_unit), True = masked.
+            target_BCHW: `make_target(images_BCHW)`, where it is at hand.
 
         Returns:
             Scalar loss, and the prediction (B, C, H, W) in the space of the target, float32.
         """
         tokens_BhwD = self.forward_encoder(images_BCHW, mask_Bhw)
         prediction_BCHW = self.forward_decoder(tokens_BhwD)
-        return self.forward_loss(images_BCHW, prediction_BCHW, mask_Bhw), prediction_BCHW
+        if target_BCHW is None:
+            target_BCHW = self.make_target(images_BCHW)
+        return self.forward_loss(target_BCHW, prediction_BCHW, mask_Bhw), prediction_BCHW
 
     def forward_encoder(self, images_BCHW: Tensor, mask_Bhw: Tensor) -> Tensor:
         """Images with mask tokens after the patch embedding -> last feature map after the norm (B, h, w, D)."""
@@ -76,21 +81,15 @@ class SimMIM(nn.Module):
         """(B, h, w, D) -> prediction (B, C, H, W), float32: one linear layer per token, then pixel shuffle."""
         return self.decoder(tokens_BhwD.permute(0, 3, 1, 2)).float()  # type: ignore[no-any-return]
 
-    def forward_loss(self, images_BCHW: Tensor, prediction_BCHW: Tensor, mask_Bhw: Tensor) -> Tensor:
+    def forward_loss(self, target_BCHW: Tensor, prediction_BCHW: Tensor, mask_Bhw: Tensor) -> Tensor:
         """Mean absolute error over the masked pixels, computed in float32."""
-        target_BCHW = self.make_target(images_BCHW)
         mask_B1HW = upsample_mask(mask_Bhw, self.mask_unit).unsqueeze(1)
         error_BCHW = (target_BCHW - prediction_BCHW.float()).abs() * mask_B1HW
-        return error_BCHW.sum() / (mask_B1HW.sum() + 1e-5) / images_BCHW.shape[1]
+        return error_BCHW.sum() / (mask_B1HW.sum() + 1e-5) / target_BCHW.shape[1]
 
     def make_target(self, images_BCHW: Tensor) -> Tensor:
         """What the decoder must predict, (B, C, H, W) float32."""
-        match self.target:
-            case "raw":
-                return images_BCHW.float()
-            case "local_norm":
-                mean, std = local_statistics(images_BCHW)
-                return (images_BCHW.float() - mean) / std
+        return make_target(images_BCHW, self.target)
 
     def to_pixels(self, prediction_BCHW: Tensor, images_BCHW: Tensor) -> Tensor:
         """Prediction back in the space of the images. "local_norm" borrows the true local mean and deviation."""
@@ -104,6 +103,16 @@ class SimMIM(nn.Module):
     def draw_mask(self, seed_B: Tensor) -> Tensor:
         """Random masks for the encoder's resolution from per-sample seeds, bool (B, H / mask_unit, W / mask_unit)."""
         return random_mask(seed_B, mask_grid(self.encoder.resolution, self.mask_unit), self.mask_ratio)
+
+
+def make_target(images_BCHW: Tensor, target: Target) -> Tensor:
+    """Normalised images -> what the decoder must predict, (B, C, H, W) float32."""
+    match target:
+        case "raw":
+            return images_BCHW.float()
+        case "local_norm":
+            mean, std = local_statistics(images_BCHW)
+            return (images_BCHW.float() - mean) / std
 
 
 def local_statistics(images_BCHW: Tensor, window: int = LOCAL_NORM_WINDOW) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import swinmim
+from pretrain.config import PretrainConfig
+from pretrain.run import build_model
+from swinmim import door
 from swinmim.checkpoint import io
 from swinmim.errors import CheckpointError, ConfigError, DataError
 
@@ -126,6 +129,14 @@ def test_resume_refuses_another_model(tmp_path, run_pretrain):
     run_pretrain(tmp_path / "run", "trainer.max_epochs=1")
     with pytest.raises(CheckpointError, match="does not fit this model"):
         run_pretrain(tmp_path / "run", "resume=auto", "model.embed_dim=64", "model.head_dim=32")
+
+
+def test_weights_of_another_architecture_are_refused_by_name(tmp_path, tiny_arguments):
+    swinmim.save_encoder(swinmim.create_encoder("swinv2_t", resolution=32, embed_dim=32, head_dim=16), tmp_path / "t")
+    overrides = [*tiny_arguments, f"output_dir={tmp_path / 'run'}", f"ckpt={tmp_path / 't'}", "resolution=32"]
+    config = door.check("pretrain", PretrainConfig, overrides)
+    with pytest.raises(ConfigError, match="is a swinv2_t, the run asks for swinv2_demo"):
+        build_model(config)
 
 
 def test_incomplete_checkpoint_is_passed_over(tmp_path, run_pretrain, caplog):

@@ -12,7 +12,7 @@ import json
 import math
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,19 @@ _NOT_ENCODER = ("mask_token", "decoder.", HEAD)
 
 
 def convert(
-    source: str | Path, destination: str | Path, *, resolution: int | None = None, window: int | None = None
+    source: str | Path,
+    destination: str | Path,
+    *,
+    resolution: int | None = None,
+    window: int | None = None,
+    head_rows: str | Path | None = None,
 ) -> Coverage:
     """Write an encoder folder from another library's checkpoint. Returns what was matched; SimMIM's decoder is dropped.
 
     resolution (pixels) and window (tokens) of the training: needed where the source does not say them, refused where it
-    says otherwise. Raises CheckpointError for another architecture or weights that do not cover the encoder.
+    says otherwise. head_rows: a text file that picks classes of the head, see `read_rows`; without it the head stays
+    whole. Raises CheckpointError for another architecture, weights that do not cover the encoder, or rows that do not
+    fit the head.
     """
     source = Path(source)
     state, config = read_weights(source)
@@ -66,10 +73,54 @@ def convert(
     report = coverage(encoder.state_dict(), weights)
     if not report.complete:
         raise CheckpointError(f"{source} ({layout} names) does not cover {architecture.name}:\n  {report}")
+    head, recipe = _head(ours), {"converted_from": str(layout)}
+    if head_rows is not None:
+        if head is None:
+            raise CheckpointError(f"{source} has no classifier whose rows {head_rows} could pick. Drop the rows.")
+        rows = read_rows(Path(head_rows), head.out_features)
+        recipe |= {"head_rows": str(head_rows)}
+        report = dataclasses.replace(report, notes=(f"head: {len(rows)} of {head.out_features} classes picked",))
+        head = pick_rows(head, rows)
     encoder.to_empty(device="cpu")
     encoder.load_state_dict(weights)
-    save_encoder(encoder, destination, {"parent": str(source), "recipe": {"converted_from": layout}}, _head(ours))
+    save_encoder(encoder, destination, {"parent": str(source), "recipe": recipe}, head)
     return report
+
+
+def read_rows(file: Path, num_classes: int) -> list[int]:
+    """Which class of the source each class of the new head comes from: one number per line, from 0; order counts.
+
+    As map22kto1k.txt of microsoft/Swin-Transformer, which takes ImageNet-22K heads to ImageNet-1K. Raises
+    CheckpointError, naming the line, for what is no number, not a class of the source, or there twice.
+    """
+    try:
+        lines = file.read_text().split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    if not "".join(lines).strip():
+        raise CheckpointError(f"{file} is empty; it has one class number of the source per line.")
+    rows: dict[int, int] = {}
+    for number, line in enumerate("\n".join(lines).rstrip().split("\n"), start=1):
+        if not line.strip().isdecimal():
+            raise CheckpointError(f"{file}, line {number}: one class number of the source per line; got {line!r}.")
+        row = int(line)
+        if row >= num_classes:
+            raise CheckpointError(
+                f"{file}, line {number}: class {row} of a head with {num_classes} classes (0 to {num_classes - 1}). "
+                "The file belongs to another head."
+            )
+        if row in rows:
+            raise CheckpointError(f"{file}, line {number}: class {row} is in line {rows[row]} already.")
+        rows[row] = number
+    return list(rows)
+
+
+def pick_rows(head: nn.Linear, rows: Sequence[int]) -> nn.Linear:
+    """A head of len(rows) classes: class i is class rows[i] of `head`."""
+    picked = nn.Linear(head.in_features, len(rows))
+    index = torch.tensor(rows)
+    picked.load_state_dict({name: tensor[index] for name, tensor in head.state_dict().items()})
+    return picked
 
 
 def export_huggingface(source: str | Path, destination: str | Path) -> Path:

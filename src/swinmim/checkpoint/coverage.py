@@ -19,6 +19,8 @@ class Coverage:
     unexpected: tuple[str, ...]
     mismatched: tuple[str, ...]
     """`name: shape found, shape expected`."""
+    notes: tuple[str, ...] = ()
+    """Further lines of the report."""
 
     @property
     def loaded(self) -> int:
@@ -39,7 +41,7 @@ class Coverage:
             if names:
                 more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
                 lines.append(f"{label} {len(names)}: {', '.join(names[:_SHOWN])}{more}")
-        return "\n  ".join(lines)
+        return "\n  ".join((*lines, *self.notes))
 
 
 def coverage(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Coverage:

@@ -109,6 +109,16 @@ class SwinV2(nn.Module):
         if not self.norm.weight.is_meta:
             init_weights(self)
 
+    def materialise(self, device: torch.device | str = "cpu") -> SwinV2:
+        """Give a model built under torch.device("meta") its memory, in place, and draw its weights there.
+
+        Parameter by parameter and without a copy: the peak is the model itself (12 GB for G), on `device` alone. The
+        tables of the windows are computed anew. Returns the model.
+        """
+        self.to_empty(device=device)
+        self.reset_parameters()
+        return self
+
     def resize(self, resolution: int | Sequence[int], window: int | Sequence[int] | None = None) -> None:
         """Take images of another resolution from now on, in place. No weight changes.
 

@@ -1,5 +1,6 @@
 """Weights of other implementations to ours and back, judged by the features they compute (random norm gammas)."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,55 @@ def test_timm_with_its_head(encoder, tmp_path):
     assert torch.equal(load_head(tmp_path / "encoder").weight, model.head.fc.weight)
 
 
+@pytest.fixture
+def with_head(encoder, tmp_path) -> Path:
+    """Official weights with a classifier of 6 classes; row i of the head is filled with i."""
+    state = official_names(encoder.state_dict())
+    state |= {"head.weight": torch.arange(6.0)[:, None].expand(6, 64).contiguous(), "head.bias": torch.arange(6.0)}
+    torch.save({"model": state}, tmp_path / "22k.pth")
+    return tmp_path / "22k.pth"
+
+
+def test_classes_of_the_head_are_picked(encoder, with_head, tmp_path):
+    (tmp_path / "rows.txt").write_text("4\n0\n5\n")
+    report = convert(with_head, tmp_path / "encoder", head_rows=tmp_path / "rows.txt")
+    assert report.complete
+    assert str(report).endswith("head: 3 of 6 classes picked")
+    head = load_head(tmp_path / "encoder")
+    assert head.bias.tolist() == [4, 0, 5]
+    assert torch.equal(head.weight, torch.tensor([4.0, 0, 5])[:, None].expand(3, 64))
+    assert_same(tmp_path / "encoder", encoder)
+    convert(with_head, tmp_path / "whole")
+    assert load_head(tmp_path / "whole").out_features == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0\n1\n6\n", r"line 3: class 6 of a head with 6 classes \(0 to 5\)"),
+        ("0\n\n1\n", "line 2: one class number of the source per line; got ''"),
+        ("0 1\n", "line 1: one class number"),
+        ("-1\n", "line 1: one class number"),
+        ("2\n3\n2\n", "line 3: class 2 is in line 1 already"),
+        ("\n", "is empty"),
+        (None, "cannot be read"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(with_head, tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "rows.txt").write_text(text)
+    with pytest.raises(CheckpointError, match=message):
+        convert(with_head, tmp_path / "encoder", head_rows=tmp_path / "rows.txt")
+    assert not (tmp_path / "encoder").exists()
+
+
+def test_rows_without_a_head_are_refused(encoder, tmp_path):
+    torch.save(official_names(encoder.state_dict()), tmp_path / "official.pth")
+    (tmp_path / "rows.txt").write_text("0\n")
+    with pytest.raises(CheckpointError, match="has no classifier"):
+        convert(tmp_path / "official.pth", tmp_path / "encoder", head_rows=tmp_path / "rows.txt")
+
+
 def test_hugging_face_and_back(encoder, tmp_path):
     from transformers import Swinv2Model
 
@@ -138,3 +188,14 @@ def test_script_ends_with_a_message(tmp_path):
     assert done.returncode == 4
     assert "cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_script_names_the_wrong_line_of_the_rows(with_head, tmp_path, monkeypatch, capsys):
+    script = Path(__file__).parents[3] / "scripts" / "convert_weights.py"
+    (tmp_path / "rows.txt").write_text("7\n")
+    arguments = [script, with_head, tmp_path / "x", "--head-rows", tmp_path / "rows.txt"]
+    monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 4
+    assert "rows.txt, line 1: class 7 of a head with 6 classes" in capsys.readouterr().err

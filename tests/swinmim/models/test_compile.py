@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from no_sync import NoSync
 from torch._dynamo.utils import counters
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from swinmim.models.swinv2 import SwinV2, create_encoder
 
@@ -61,15 +61,6 @@ def test_explain_finds_no_break(attention):
     for shifted in (False, True):
         found = torch._dynamo.explain(layer.blocks[0])(tokens, layer.tables(shifted=shifted), None)
         assert (found.graph_count, found.graph_break_count) == (1, 0)
-
-
-class NoSync(TorchDispatchMode):
-    """Fails on what makes a GPU wait: reading a value, or shapes that depend on values."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name()
-        assert name not in ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal"), name
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("attention", ["reference", "sdpa", "chunked"])

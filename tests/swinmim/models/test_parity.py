@@ -7,9 +7,10 @@ import pytest
 import torch
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from swinmim.checkpoint.names import to_huggingface
-from swinmim.models.swinv2 import Architecture, SwinV2
+from swinmim.models.swinv2 import Architecture, SwinV2, create_encoder
 
 FOUR_STAGES = Architecture(name="small", embed_dim=32, depths=(2, 2, 2, 1), head_dim=16)
 TWO_STAGES = Architecture(name="two", embed_dim=32, depths=(2, 2), head_dim=16)
@@ -112,6 +113,21 @@ def test_renormalised_coordinates_are_timm_without_pretrained_windows():
     images = torch.randn(1, 3, 64, 64)
     theirs = timm_twin(encoder).forward_features(images)
     assert (encoder.forward_features(images) - theirs).abs().max() <= fp32_noise(theirs)
+
+
+@pytest.mark.parametrize("attention", ["reference", "sdpa"])
+def test_a_step_has_the_flops_of_timm(attention):
+    """swinv2_t at 192 px on the meta device. The chunked core is one opaque operator, which the counter cannot see."""
+
+    def flops(model: nn.Module) -> int:
+        with FlopCounterMode(display=False) as counter:
+            model.forward_features(torch.empty(2, 3, 192, 192, device="meta")).sum().backward()
+        return counter.get_total_flops()
+
+    with torch.device("meta"):
+        encoder = create_encoder("swinv2_t", resolution=192, attention=attention)
+        twin = timm_twin(encoder)
+    assert flops(encoder) == pytest.approx(flops(twin), rel=0.01)
 
 
 def hf_twin(encoder: SwinV2) -> nn.Module:

@@ -1,4 +1,7 @@
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -193,6 +196,53 @@ def test_a_meta_model_is_complete_once_filled():
     encoder.load_state_dict(real.state_dict())
     images = torch.randn(1, 3, 32, 32)
     assert torch.equal(encoder(images), real(images))
+
+
+def test_a_materialised_giant_is_one_built_directly():
+    """G with its depths and main-branch norms, narrow."""
+    torch.manual_seed(0)
+    options = {"resolution": 64, "embed_dim": 16, "head_dim": 8}
+    direct = create_encoder("swinv2_g", **options)
+    with torch.device("meta"):
+        encoder = create_encoder("swinv2_g", **options)
+    for parameter in encoder.materialise().parameters():
+        torch.nn.init.constant_(parameter, math.nan)  # as fresh memory may be: whatever is not drawn stays visible
+    encoder.reset_parameters()
+    expected = direct.state_dict()
+    assert encoder.state_dict().keys() == expected.keys()
+    for name, tensor in encoder.state_dict().items():
+        other = expected[name]
+        if other.unique().numel() == 1:  # norms 0 or 1, biases, logit scales
+            assert torch.equal(tensor, other), name
+        else:  # five standard errors
+            spread, few = other.std().item(), tensor.numel() ** -0.5
+            assert tensor.std().item() == pytest.approx(spread, rel=5 * few), name
+            assert abs(tensor.mean().item()) < 5 * spread * few, name
+    buffers = dict(encoder.named_buffers())
+    assert buffers.keys() == dict(direct.named_buffers()).keys()
+    assert all(torch.equal(buffers[name], tensor) for name, tensor in direct.named_buffers())
+    assert encoder(torch.randn(1, 3, 64, 64)).isfinite().all()
+
+
+PEAK = """
+import torch
+from swinmim.models.swinv2 import create_encoder
+def kib(field):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field))
+create_encoder("swinv2_demo")  # what torch itself needs once
+with torch.device("meta"):
+    encoder = create_encoder("swinv2_t")
+before = kib("VmRSS")
+encoder.materialise()
+size = sum(p.numel() * p.element_size() for p in encoder.parameters())
+print((kib("VmHWM") - before) * 1024 / size)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads the peak memory from Linux")
+def test_materialising_needs_the_memory_of_the_model_once():
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    assert 0.9 < float(done.stdout) < 1.3
 
 
 def test_the_whole_family_builds_and_runs_on_meta():
