@@ -164,3 +164,12 @@ def test_wandb_runs_offline_and_keeps_its_id(tmp_path, run_pretrain, monkeypatch
     assert len(list((tmp_path / "run" / "wandb").glob(f"offline-run-*-{run_id}"))) == 1
     run_pretrain(tmp_path / "run", "logger=wandb", "resume=auto", "trainer.max_epochs=2")
     assert (tmp_path / "run" / "wandb_run_id").read_text() == run_id
+
+
+def test_unreachable_wandb_server_does_not_cost_the_run(tmp_path, run_pretrain, monkeypatch, caplog):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    run_pretrain(tmp_path / "run", "logger=wandb", "trainer.max_epochs=1")
+    assert "cannot be used" in caplog.text
+    assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 1

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import wandb
 from lightning.pytorch.loggers import WandbLogger
-from wandb.errors import CommError, UsageError
+from wandb.errors import Error as WandbError
 
 from swinmim.config import schema
 
@@ -51,15 +51,13 @@ def build_wandb(config: WandbConfig, output_dir: Path, settings: dict[str, Any])
     mode: Literal["online", "offline", "disabled"] = (
         "online" if wanted == "online" else "disabled" if wanted == "disabled" else "offline"
     )
-    if mode == "online" and not wandb.login(prompt=False):
-        log.warning("Weights & Biases: no API key (wandb login, or WANDB_API_KEY), so this run is logged offline.")
-        mode = "offline"
     try:
+        if mode == "online" and not wandb.login(prompt=False):
+            log.warning("Weights & Biases: no API key (wandb login, or WANDB_API_KEY), so this run is logged offline.")
+            mode = "offline"
         run = wandb.init(mode=mode, settings=_settings(), **arguments)
-    except (CommError, UsageError) as error:
-        log.warning(
-            "Weights & Biases cannot be reached (%s), so this run is logged offline.", str(error).splitlines()[0]
-        )
+    except WandbError as error:  # a refused key or an unreachable server must not cost the run
+        log.warning("Weights & Biases cannot be used (%s), so this run is logged offline.", str(error).splitlines()[0])
         mode = "offline"
         run = wandb.init(mode=mode, settings=_settings(), **arguments)
     id_file.write_text(run_id)
