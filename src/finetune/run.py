@@ -20,17 +20,15 @@ from finetune.module import ClassifyModule
 from finetune.tasks.classify import Classifier
 from swinmim.checkpoint.encoder import load_encoder, load_manifest
 from swinmim.config import ModelConfig, config_errors
+from swinmim.distributed import is_main
 from swinmim.errors import ConfigError
 from swinmim.models.architecture import get_architecture
 from swinmim.models.swinv2 import SwinV2
-from swinmim.optim.schedules import lr_factor, peak_lr, warmup_steps
+from swinmim.optim.schedules import peak_lr, warmup_steps
 from swinmim.training.callbacks.checkpoint import Checkpoints
-from swinmim.training.callbacks.progress import Progress
-from swinmim.training.callbacks.randomness import StepRandomness
-from swinmim.training.callbacks.throughput import Throughput
-from swinmim.training.fit import fit, plan_steps
+from swinmim.training.fit import make_plan, train
 from swinmim.training.module import Plan
-from swinmim.training.trainer import build_loggers, build_trainer, check_world, resolve_precision
+from swinmim.training.trainer import check_world, resolve_precision
 
 log = logging.getLogger(__name__)
 
@@ -53,20 +51,7 @@ def run(config: FinetuneConfig, output_dir: Path) -> dict[str, float]:
     datamodule = build_data(config, encoder)
     mean, std = resolve_stats(config.data, datamodule.train, encoder_stats(config))
     model = Classifier(encoder, len(datamodule.classes))
-    plan = plan_steps(
-        global_batch_size=config.global_batch_size,
-        accumulation=steps,
-        num_samples=len(datamodule.train_indices),
-        max_epochs=config.trainer.max_epochs,
-        max_steps=config.trainer.max_steps,
-    )
-    with config_errors():  # the schedule is built again by the module; its rules are checked before anything starts
-        lr_factor(
-            config.schedule,
-            base_lr=config.optim.base_lr,
-            total_steps=plan.total_steps,
-            steps_per_epoch=plan.steps_per_epoch,
-        )
+    plan = make_plan(config, accumulation=steps, num_samples=len(datamodule.train_indices))
     module = ClassifyModule(
         model,
         config,
@@ -76,30 +61,17 @@ def run(config: FinetuneConfig, output_dir: Path) -> dict[str, float]:
         std=std,
         manifest=manifest(config, datamodule.train, mean, std),
     )
-    trainer = build_trainer(
-        config.trainer,
-        config.strategy,
-        accumulation=steps,
-        clip_grad_norm=config.optim.clip_grad_norm,
-        callbacks=[
-            StepRandomness(config.seed),
-            Throughput(config.global_batch_size),
-            Progress("finetune", config.global_batch_size),
-            Checkpoints(output_dir, config.callbacks.checkpoint),
-        ],
-        loggers=build_loggers(config.logger, output_dir, dataclasses.asdict(config)),
-        output_dir=output_dir,
-    )
-    metrics = fit(
-        trainer,
+    metrics = train(
+        config,
         module,
         datamodule,
-        resume=config.resume,
-        output_dir=output_dir,
+        label="finetune",
+        callbacks=[Checkpoints(output_dir, config.callbacks.checkpoint)],
         derived=derived(config, model, datamodule, plan),
         num_val=len(datamodule.val_indices),
+        output_dir=output_dir,
     )
-    if trainer.is_global_zero:
+    if is_main():
         log.info("%s", verdict(metrics, output_dir))
     return metrics
 
@@ -115,22 +87,12 @@ def build_encoder(config: FinetuneConfig) -> SwinV2:
         if config.ckpt is not None:
             return load_encoder(
                 config.ckpt,
-                resolution=config.resolution,
-                window=config.window,
-                drop_path=config.drop_path,
-                recompute=config.recompute,
-                attention=config.attention,
-                chunk=config.chunk,
+                **config.encoder_options(),
             )
         assert isinstance(config.model, ModelConfig)
         return SwinV2(
             get_architecture(config.model.name, **config.model.overrides()),
-            resolution=config.resolution,
-            window=config.window,
-            drop_path=config.drop_path,
-            recompute=config.recompute,
-            attention=config.attention,
-            chunk=config.chunk,
+            **config.encoder_options(),
         )
 
 

@@ -17,18 +17,16 @@ from pretrain.module import PretrainModule
 from pretrain.simmim import SimMIM
 from swinmim.checkpoint.encoder import load_encoder
 from swinmim.config import config_errors
+from swinmim.distributed import is_main
 from swinmim.errors import ConfigError
 from swinmim.models.architecture import get_architecture
 from swinmim.models.swinv2 import SwinV2
-from swinmim.optim.schedules import lr_factor, peak_lr, warmup_steps
+from swinmim.optim.schedules import peak_lr, warmup_steps
 from swinmim.training.callbacks.checkpoint import Checkpoints
-from swinmim.training.callbacks.progress import Progress
-from swinmim.training.callbacks.randomness import StepRandomness
 from swinmim.training.callbacks.reconstructions import Reconstructions
-from swinmim.training.callbacks.throughput import Throughput
-from swinmim.training.fit import fit, plan_steps
+from swinmim.training.fit import make_plan, train
 from swinmim.training.module import Plan
-from swinmim.training.trainer import build_loggers, build_trainer, check_memory, check_world, resolve_precision
+from swinmim.training.trainer import check_memory, check_world, resolve_precision
 
 log = logging.getLogger(__name__)
 
@@ -53,46 +51,22 @@ def run(config: PretrainConfig, output_dir: Path) -> dict[str, float]:
     if config.compile:
         model.encoder.compile_blocks()
     datamodule = build_data(config, shards, model.encoder.resolution)
-    plan = plan_steps(
-        global_batch_size=config.global_batch_size,
-        accumulation=steps,
-        num_samples=len(datamodule.train_indices),
-        max_epochs=config.trainer.max_epochs,
-        max_steps=config.trainer.max_steps,
-    )
-    with config_errors():  # the schedule is built again by the module; its rules are checked before anything starts
-        lr_factor(
-            config.schedule,
-            base_lr=config.optim.base_lr,
-            total_steps=plan.total_steps,
-            steps_per_epoch=plan.steps_per_epoch,
-        )
+    plan = make_plan(config, accumulation=steps, num_samples=len(datamodule.train_indices))
     module = PretrainModule(model, config, plan, mean=mean, std=std, manifest=manifest(config, shards, mean, std))
-    trainer = build_trainer(
-        config.trainer,
-        config.strategy,
-        accumulation=steps,
-        clip_grad_norm=config.optim.clip_grad_norm,
+    metrics = train(
+        config,
+        module,
+        datamodule,
+        label="pretrain",
         callbacks=[
-            StepRandomness(config.seed),
-            Throughput(config.global_batch_size),
-            Progress("pretrain", config.global_batch_size),
             Reconstructions(output_dir, config.callbacks.reconstructions),
             Checkpoints(output_dir, config.callbacks.checkpoint),
         ],
-        loggers=build_loggers(config.logger, output_dir, dataclasses.asdict(config)),
-        output_dir=output_dir,
-    )
-    metrics = fit(
-        trainer,
-        module,
-        datamodule,
-        resume=config.resume,
-        output_dir=output_dir,
         derived=derived(config, model, plan, len(datamodule.train_indices), len(datamodule.val_indices)),
         num_val=len(datamodule.val_indices),
+        output_dir=output_dir,
     )
-    if trainer.is_global_zero:
+    if is_main():
         log.info("%s", verdict(metrics, output_dir))
     return metrics
 
@@ -109,12 +83,7 @@ def build_model(config: PretrainConfig, *, load_weights: bool = True) -> SimMIM:
         if config.ckpt is not None and load_weights:
             encoder = load_encoder(
                 config.ckpt,
-                resolution=config.resolution,
-                window=config.window,
-                drop_path=config.drop_path,
-                recompute=config.recompute,
-                attention=config.attention,
-                chunk=config.chunk,
+                **config.encoder_options(),
             )
             if encoder.architecture != architecture:
                 raise ConfigError(
@@ -124,12 +93,7 @@ def build_model(config: PretrainConfig, *, load_weights: bool = True) -> SimMIM:
         else:
             encoder = SwinV2(
                 architecture,
-                resolution=config.resolution,
-                window=config.window,
-                drop_path=config.drop_path,
-                recompute=config.recompute,
-                attention=config.attention,
-                chunk=config.chunk,
+                **config.encoder_options(),
             )
         return SimMIM(
             encoder, mask_unit=config.mim.mask_unit, mask_ratio=config.mim.mask_ratio, target=config.mim.target

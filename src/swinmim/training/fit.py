@@ -1,16 +1,25 @@
 """Where a run starts, what it says first, and what it leaves behind."""
 
+import dataclasses
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.callbacks import Callback
 
 from swinmim.checkpoint import io
+from swinmim.config import config_errors
 from swinmim.errors import CheckpointError
+from swinmim.optim.schedules import lr_factor
 from swinmim.report import settings
+from swinmim.training.callbacks.progress import Progress
+from swinmim.training.callbacks.randomness import StepRandomness
+from swinmim.training.callbacks.throughput import Throughput
 from swinmim.training.module import Plan, TrainingModule
+from swinmim.training.settings import RunConfig
+from swinmim.training.trainer import build_loggers, build_trainer
 from swinmim.training.wandb import finish_wandb
 
 log = logging.getLogger(__name__)
@@ -26,6 +35,29 @@ def plan_steps(*, global_batch_size: int, accumulation: int, num_samples: int, m
         steps_per_epoch=steps_per_epoch,
         total_steps=total if max_steps == -1 else min(total, max_steps),
     )
+
+
+def make_plan(config: RunConfig, *, accumulation: int, num_samples: int) -> Plan:
+    """The steps of a run, with the schedule's rules checked before anything starts.
+
+    Raises:
+        ConfigError: the schedule does not fit the length of the run.
+    """
+    plan = plan_steps(
+        global_batch_size=config.global_batch_size,
+        accumulation=accumulation,
+        num_samples=num_samples,
+        max_epochs=config.trainer.max_epochs,
+        max_steps=config.trainer.max_steps,
+    )
+    with config_errors():
+        lr_factor(
+            config.schedule,
+            base_lr=config.optim.base_lr,
+            total_steps=plan.total_steps,
+            steps_per_epoch=plan.steps_per_epoch,
+        )
+    return plan
 
 
 def starting_state(resume: str | None, output_dir: Path) -> Path | None:
@@ -47,32 +79,49 @@ def starting_state(resume: str | None, output_dir: Path) -> Path | None:
     return found / io.STATE
 
 
-def fit(
-    trainer: L.Trainer,
+def train(
+    config: RunConfig,
     module: TrainingModule,
     datamodule: L.LightningDataModule,
     *,
-    resume: str | None,
-    output_dir: Path,
+    label: str,
+    callbacks: Sequence[Callback],
     derived: Mapping[str, object],
     num_val: int,
+    output_dir: Path,
 ) -> dict[str, float]:
     """Print and log the derived values, train, validate the last weights, and write `metrics.json`.
 
     Args:
-        trainer, module, datamodule: the run.
-        resume: as in the settings.
-        output_dir: directory of the run.
+        config: settings of the run.
+        module, datamodule: what is trained on what.
+        label: word before the progress bar.
+        callbacks: those of the run beside seeding, throughput and progress.
         derived: name -> value, for the start of the log.
         num_val: images of the validation set; without any, nothing is validated.
+        output_dir: directory of the run.
 
     Returns:
-        The last value of every metric.
+        The last value of every metric, on every rank.
 
     Raises:
-        CheckpointError: the state to resume from belongs to another model.
+        CheckpointError: the state to resume from is missing or belongs to another model.
     """
-    state = starting_state(resume, output_dir)
+    state = starting_state(config.resume, output_dir)
+    trainer = build_trainer(
+        config.trainer,
+        config.strategy,
+        accumulation=module.plan.accumulation,
+        clip_grad_norm=config.optim.clip_grad_norm,
+        callbacks=[
+            StepRandomness(config.seed),
+            Throughput(config.global_batch_size),
+            Progress(label, config.global_batch_size),
+            *callbacks,
+        ],
+        loggers=build_loggers(config.logger, output_dir, dataclasses.asdict(config)),
+        output_dir=output_dir,
+    )
     if trainer.is_global_zero:
         log.info(
             "%s",
