@@ -68,7 +68,12 @@ class BatchLoader(DataLoader[LabelledBatch]):
             except DataError as error:
                 raise DataError(str(error).rpartition("DataError: ")[2]) from error  # without the worker's stack
             except (RuntimeError, EOFError, ConnectionError) as error:  # the latter when its pipe closes first
-                raise self._name(error) from error
+                try:
+                    named = self._name(error)
+                except RuntimeError:
+                    # torch's signal handler, with its own notice of the death, before it was told to forget
+                    named = self._name(error)
+                raise named from error
             bad.add(batch)
             yield batch
         bad.agree()

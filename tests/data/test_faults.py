@@ -134,6 +134,21 @@ def test_a_worker_that_dies_names_the_sample(shards, monkeypatch, workers):
         list(data.train_dataloader())
 
 
+def test_a_second_notice_of_the_death_does_not_hide_the_sample(shards, monkeypatch):
+    from data.batches import BatchLoader
+
+    naming = BatchLoader._name
+    notices = iter([RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")])
+
+    def interrupted(loader, error):
+        for notice in notices:  # as torch's handler does when the signal comes late
+            raise notice
+        return naming(loader, error)
+
+    monkeypatch.setattr(BatchLoader, "_name", interrupted)
+    test_a_worker_that_dies_names_the_sample(shards, monkeypatch, 1)
+
+
 def limited(shard_dir, rank, rendezvous, results):
     logging.disable()
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
