@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -88,24 +86,16 @@ def test_keys_tell_text_from_numbers():
     assert len({key(1, 2), key("1", 2), key(12), key("12"), key("1", "2")}) == 5
 
 
-def test_an_order_takes_little_time_per_sample():
+def test_an_order_knows_its_number_of_batches():
     order = EpochOrder([2500] * 600, 2048, 0, 0)
-    order.batch(0)
-    begin = time.process_time()
-    for step in range(1, 101):
-        order.batch(step)
-    assert (time.process_time() - begin) / (100 * 2048) < 5e-6
     assert epoch_batches(1_500_000, 2048) == order.batches
 
 
-def test_seeking_the_billionth_sample_takes_less_than_a_millisecond():
-    shards = ShardStarts([2600] * 400_000)
-    times = []  # the least of many: other processes of the machine slow this one down too
-    for number in range(100):
-        begin = time.process_time()
-        EpochOrder(shards, 1024, 0, number).batch(10**9 // 1024)
-        times.append(time.process_time() - begin)
-    assert min(times) < 1e-3
+def test_the_billionth_sample_is_found_without_the_ones_before_it():
+    shards = ShardStarts([2600] * 400_000)  # how fast: benchmarks/bench_data.py
+    batch = EpochOrder(shards, 1024, 0, 3).batch(10**9 // 1024)
+    assert len(np.unique(batch)) == 1024
+    assert 0 <= batch.min() <= batch.max() < 2600 * 400_000
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 17, 1000])
