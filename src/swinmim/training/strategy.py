@@ -173,6 +173,7 @@ class ZeroStrategy(DeepSpeedStrategy):
                 f"once: python scripts/convert_zero.py {folder.parent} --universal; or start on {saved.world_size}."
             )
         engine = self.deepspeed_engine
+        groups = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
         engine._config.load_universal_checkpoint = universal
         with zero.safe_loading():
             _, client_state = engine.load_checkpoint(
@@ -182,6 +183,14 @@ class ZeroStrategy(DeepSpeedStrategy):
             )
         if client_state is None:
             raise CheckpointError(f"{folder} has no trainer state for this rank; resume from an older step beside it.")
+        if universal:
+            # at stage 3 DeepSpeed 0.19 gives every group the decay and rate of the first, and one step counter to all,
+            # which a fused optimizer then advances once per group
+            rates = client_state["lr_schedulers"][0]["_last_lr"]
+            for group, own, rate in zip(engine.optimizer.param_groups, groups, rates, strict=True):
+                group.update(own | {"lr": rate})
+            for moments in engine.optimizer.optimizer.state.values():
+                moments["step"] = moments["step"].clone()
         return dict(client_state)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
