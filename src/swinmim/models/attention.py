@@ -151,9 +151,12 @@ def _window_mask(regions_wN: Tensor | None, padding_wN: Tensor | None, dtype: to
 
 def full_precision(device_type: str) -> AbstractContextManager[object]:
     """Leave autocast."""
-    if torch.amp.is_autocast_available(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()  # the meta device
+    return torch.autocast(device_type, enabled=False) if under_autocast(device_type) else nullcontext()
+
+
+def under_autocast(device_type: str) -> bool:
+    # The meta device has none.
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swinmim.models.architecture import ARCHITECTURES, Architecture, get_architecture
-from swinmim.models.attention import ATTENTIONS, Attention, WindowAttention
+from swinmim.models.attention import ATTENTIONS, Attention, WindowAttention, under_autocast
 from swinmim.models.init import init_weights
 from swinmim.models.position_bias import POSITION_BIASES, PositionBias, relative_coords, relative_position_index
 from swinmim.models.recompute import RECOMPUTES, Recompute, run
@@ -314,6 +314,9 @@ class Stage(nn.Module):
     def forward(self, tokens_BHWC: Tensor, recompute: Recompute = "none") -> Tensor:
         if self.downsample is not None:
             tokens_BHWC = self.downsample(tokens_BHWC)
+        if under_autocast(tokens_BHWC.device.type):
+            # The main branch adds up in fp32. On a GPU autocast's norms see to that; on a CPU they return bf16.
+            tokens_BHWC = tokens_BHWC.float()
         for j, block in enumerate(self.blocks):
             tables = self.tables(shifted=j % 2 == 1)  # every second block
             tokens_BHWC = block(tokens_BHWC, tables, self.drop_scale(tokens_BHWC, j), recompute)
