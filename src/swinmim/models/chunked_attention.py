@@ -11,11 +11,12 @@ of a head.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 MASKED_LOGIT = -100.0  # between regions: as in the official code, so that a saturated logit can overcome it
 PADDING_LOGIT = -1e4  # nothing overcomes it, its weight is 0, and a row of nothing else has no NaN
@@ -177,6 +178,20 @@ def _(grad_BNhd: Tensor, qkv_BN3hd: Tensor, scale_h11: Tensor, bias_hNN: Tensor,
         torch.empty_like(scale_h11),
         torch.empty_like(bias_hNN),
     )
+
+
+@register_flop_formula(torch.ops.swinmim.chunked_attention, get_raw=False)
+def _flops(qkv_shape: Sequence[int], *rest: Any, **shapes: Any) -> int:
+    """q k^T and weights v."""
+    B, N, _, h, d = qkv_shape
+    return 2 * 2 * B * h * N * N * d
+
+
+@register_flop_formula(torch.ops.swinmim.chunked_attention_backward, get_raw=False)
+def _flops_backward(grad_shape: Sequence[int], qkv_shape: Sequence[int], *rest: Any, **shapes: Any) -> int:
+    """q k^T again, and the gradients of v, weights, q and k."""
+    B, N, _, h, d = qkv_shape
+    return 5 * 2 * B * h * N * N * d
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
