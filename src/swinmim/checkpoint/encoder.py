@@ -92,6 +92,7 @@ def load_encoder(
     *,
     resolution: int | Sequence[int] | None = None,
     window: int | Sequence[int] | None = None,
+    pad: bool = False,
     in_chans: int | None = None,
     drop_path: float = 0.0,
     recompute: Recompute | Sequence[Recompute] = "none",
@@ -102,14 +103,16 @@ def load_encoder(
     """The encoder of a folder (see `find_encoder_folder`), in fp32 on the CPU.
 
     resolution: pixels; another one than the folder's grows or shrinks the windows, and the position bias extrapolates
-    from the pretrained windows in the manifest. in_chans: another number of input channels sums (to 1) or repeats (to
-    more) the patch filters. Raises CheckpointError when the folder is not one, or does not hold exactly the
-    encoder's parameters (with a coverage report); ValueError for a resolution that does not fit.
+    from the pretrained windows in the manifest. pad: take one that does not fit, see `SwinV2.resize`. in_chans: another
+    number of input channels sums (to 1) or repeats (to more) the patch filters. Raises CheckpointError when the folder
+    is not one, or does not hold exactly the encoder's parameters (with a coverage report); ValueError for a resolution
+    that does not fit.
     """
     encoder = describe_encoder(
         path,
         resolution=resolution,
         window=window,
+        pad=pad,
         in_chans=in_chans,
         drop_path=drop_path,
         recompute=recompute,
@@ -138,6 +141,7 @@ def describe_encoder(
     *,
     resolution: int | Sequence[int] | None = None,
     window: int | Sequence[int] | None = None,
+    pad: bool = False,
     in_chans: int | None = None,
     drop_path: float = 0.0,
     recompute: Recompute | Sequence[Recompute] = "none",
@@ -153,12 +157,14 @@ def describe_encoder(
         architecture = dataclasses.replace(architecture, in_chans=in_chans)
     if resolution is None:
         resolution = manifest.resolution
-        window = manifest.windows[0] if window is None else window  # later stages only clamp it
+        if window is None:  # as it was saved, padded or not; later stages only clamp the first one's window
+            window, pad = manifest.windows[0], True
     with torch.device("meta"):
         return SwinV2(
             architecture,
             resolution=resolution,
             window=window,
+            pad=pad,
             pretrained_windows=manifest.pretrained_windows,
             position_bias=position_bias or manifest.position_bias,  # type: ignore[arg-type]
             drop_path=drop_path,
