@@ -145,7 +145,7 @@ class ShardSet:
 
     def locate(self, index: int) -> tuple[int, str]:
         """Number and name of the shard that holds sample `index`."""
-        shard = int(np.searchsorted(self._ends, index, "right"))
+        shard = int(self._ends.searchsorted(index, "right"))
         return shard, self.shards[shard].name
 
     def read(self, index: int) -> Record:
@@ -157,9 +157,8 @@ class ShardSet:
         """
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        row = self._index[index]
+        offset, size, label, suffix = self._index[index].item()
         number, name = self.locate(index)
-        offset, size = int(row["offset"]), int(row["size"])
         block = os.pread(self._file(number), BLOCK + size, offset - BLOCK)
         # The member's own header names it, so keys need no memory; and it tells when the shard is not what was indexed.
         if len(block) != BLOCK + size or block[257:262] != b"ustar":
@@ -168,7 +167,7 @@ class ShardSet:
                 " copy it again or write the shards again."
             )
         member = block[:100].split(b"\0", 1)[0].decode(errors="replace")
-        return Record(member.split(".", 1)[0], block[BLOCK:], SUFFIXES[row["suffix"]], int(row["label"]), name)
+        return Record(member.split(".", 1)[0], block[BLOCK:], SUFFIXES[suffix], label, name)
 
     def _file(self, number: int) -> int:
         if self._owner != os.getpid():
