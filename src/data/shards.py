@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.archive import BLOCK
-from data.bands import npy_head
+from data.bands import Bits, npy_head
 from swinmim.errors import DataError
 
 MANIFEST = "manifest.json"
@@ -60,6 +60,7 @@ class ShardSet:
         path: its directory.
         classes: class names in label order; empty when the set has no labels.
         channels: of its images.
+        bits: per value, 8 or 16; the largest stored value stands for 1.
         mean, std: per channel, in 0..1 units, over the training pixels.
         fingerprint: sha256 of the manifest, which holds the sha256 of every shard.
         shards: the lines of the manifest.
@@ -71,6 +72,7 @@ class ShardSet:
         self.fingerprint = fingerprint
         self.classes: tuple[str, ...] = tuple(manifest["classes"])
         self.channels: int = manifest["channels"]
+        self.bits: Bits = manifest.get("bits", 8)
         self.mean: tuple[float, ...] = tuple(manifest["mean"])
         self.std: tuple[float, ...] = tuple(manifest["std"])
         self.shards = tuple(Shard(**line) for line in manifest["shards"])

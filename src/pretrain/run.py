@@ -8,7 +8,9 @@ from typing import Any
 import lightning as L
 import torch
 
-from data.loader import PretrainData, accumulation, open_data, pretrain_data
+from data.modules import PretrainData, pretrain_data
+from data.order import accumulation
+from data.pack import open_data
 from data.shards import ShardSet
 from data.stats import resolve_stats
 from pretrain.config import PretrainConfig

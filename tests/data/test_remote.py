@@ -1,4 +1,5 @@
 import os
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data.loader import PretrainData
+from data.modules import PretrainData
 from data.order import EpochOrder
 from data.remote import Remote, check_url, open_remote
 from data.shards import ShardSet
@@ -147,6 +148,41 @@ def test_other_schemes_are_refused(url):
         check_url(url)
     with pytest.raises(DataError, match="are read over"):
         Remote(url)
+
+
+@pytest.mark.parametrize("scheme", ["gs", "hf"])
+def test_the_file_system_of_the_scheme_is_asked(shards, shard_dir, tmp_path, scheme, monkeypatch):
+    from fsspec.implementations.memory import MemoryFileSystem
+    from fsspec.registry import _registry
+
+    class Fake(MemoryFileSystem):
+        protocol = (scheme,)
+        store, pseudo_dirs, cachable = {}, [""], False
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return MemoryFileSystem._strip_protocol(path.removeprefix(f"{scheme}://"))
+
+    monkeypatch.setitem(_registry, scheme, Fake)
+    for file in shard_dir.iterdir():
+        Fake().pipe_file(f"{scheme}://bucket/set/{file.name}", file.read_bytes())
+    remote = open_remote(f"{scheme}://bucket/set", tmp_path, 10**9, pause=0.001)
+    assert [remote.read(n) for n in range(40)] == [shards.read(n) for n in range(40)]
+    with pytest.raises(DataError, match="cannot be read"):
+        open_remote(f"{scheme}://bucket/none", tmp_path, 10**9, pause=0.001)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "module", "package"),
+    [("gs", "gcsfs", "gcsfs"), ("hf", "huggingface_hub", "huggingface_hub"), ("s3", "s3fs", "'swinmim.remote.'")],
+)
+def test_a_missing_package_is_named(monkeypatch, tmp_path, scheme, module, package):
+    from fsspec.registry import _registry
+
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(_registry, scheme, raising=False)
+    with pytest.raises(DataError, match=f"Reading {scheme}:// needs one more package: pip install {package}"):
+        open_remote(f"{scheme}://bucket/set", tmp_path, 10**9)
 
 
 def test_s3(shards, shard_dir, tmp_path, monkeypatch):
