@@ -94,6 +94,13 @@ def test_a_shard_is_never_partial(server, shards, tmp_path):
     assert not list(tmp_path.rglob("*partial*"))
 
 
+def test_a_silent_server_counts_as_gone(server, shards, tmp_path, monkeypatch):
+    monkeypatch.setattr("data.remote._SILENT_SECONDS", 0.1)
+    server.faults = {"train-000000.tar": ["slow"]}
+    assert reach(server, tmp_path).read(0) == shards.read(0)
+    assert server.requests.count("train-000000.tar") == 2
+
+
 @pytest.mark.parametrize("fault", ["cut", "wrong", 404])
 def test_a_server_that_stays_broken_is_named_with_what_it_did(server, tmp_path, fault):
     server.faults = {"train-000002.tar": [fault] * 100}
