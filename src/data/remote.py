@@ -23,7 +23,7 @@ from swinmim.errors import DataError
 log = logging.getLogger(__name__)
 
 SCHEMES = ("https", "s3", "gs", "hf")
-_EXTRAS = {"https": "remote", "http": "remote", "s3": "remote", "gs": "remote, and gcsfs"}
+_INSTALL = {"gs": "gcsfs", "hf": "huggingface_hub"}  # the others need the extra
 _TRIES = 6
 _FIRST_PAUSE = 1.0  # seconds, doubled after every failure
 _CHUNK = 1 << 20
@@ -83,8 +83,10 @@ class Remote:
                 options = {"client_kwargs": {"timeout": quiet}} | options
             file_system, path = fsspec.url_to_fs(f"{self.url}/{name}", **options)
         except ImportError as error:
-            extra = _EXTRAS.get(self.scheme, "hf")
-            raise DataError(f"Reading {self.scheme} needs one more package ({error}): swinmim[{extra}].") from error
+            package = _INSTALL.get(self.scheme, "'swinmim[remote]'")
+            raise DataError(
+                f"Reading {self.scheme}:// needs one more package: pip install {package} ({error})."
+            ) from error
         # Streamed, not in ranges: whole files are wanted, and not every server knows ranges.
         return file_system.open(
             path, "rb", block_size=0 if self.scheme in ("http", "https") else None, cache_type="none"

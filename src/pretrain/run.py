@@ -10,7 +10,9 @@ import lightning as L
 import torch
 from torch import nn
 
-from data.loader import PretrainData, accumulation, open_data, pretrain_data
+from data.modules import PretrainData, pretrain_data
+from data.order import accumulation
+from data.pack import open_data
 from data.shards import ShardSet
 from data.stats import resolve_stats
 from pretrain.config import PretrainConfig

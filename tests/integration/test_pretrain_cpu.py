@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
 import swinmim
+from data.commands import main as write
 from pretrain.config import PretrainConfig
 from pretrain.run import build_model
 from swinmim import door
@@ -42,6 +44,35 @@ def test_loss_falls_on_real_images_and_the_run_leaves_what_it_promises(tmp_path,
     assert manifest["pretrained_windows"] == [[4, 4], [4, 4]]
     assert manifest["metrics"]["val/recon_loss"] == pytest.approx(metrics["val/recon_loss"])
     assert swinmim.load_encoder(tmp_path / "run", resolution=64).stages[0].window == (8, 8)
+
+
+def test_five_bands_of_sixteen_bits_from_tiff_to_picture(tmp_path, run_pretrain):
+    (tmp_path / "in").mkdir()
+    ramp = np.linspace(0, 1, 32)[:, None, None].repeat(32, axis=1)
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        low, high = rng.integers(0, 10_000, (2, 5))
+        image = (low + (high - low) * ramp).astype(np.uint16)
+        tifffile.imwrite(tmp_path / "in" / f"{number}.tif", image, photometric="minisblack", planarconfig="contig")
+    bands = ["--channels", "5", "--bits", "16", "--value-range", "0", "10000", "--workers", "1"]
+    assert write(["make", str(tmp_path / "in"), str(tmp_path / "set"), *bands]) == 0
+    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    assert (manifest["channels"], manifest["bits"], manifest["value_range"]) == (5, 16, [0, 10000])
+    assert all(0.4 < mean < 0.6 for mean in manifest["mean"])
+    metrics = run_pretrain(
+        tmp_path / "run",
+        f"data.path={tmp_path / 'set'}",
+        "model.in_chans=5",
+        "trainer.max_epochs=1",
+        "callbacks.reconstructions.bands=[4,2,0]",
+        "callbacks.reconstructions.every_epochs=1",
+        "data.val_ratio=0.1",
+    )
+    # the normalised images have unit variance: with a wrong scale their mean colour would be far off
+    assert 0.2 < metrics["val/mean_baseline"] < 2
+    picture = Image.open(next((tmp_path / "run" / "reconstructions").glob("*.png")))
+    assert np.asarray(picture).std() > 20
+    assert swinmim.load_encoder(tmp_path / "run").in_chans == 5
 
 
 def test_ten_steps_give_the_golden_losses(tmp_path, run_pretrain, read_losses):
