@@ -1,6 +1,6 @@
 """Connects SimMIM to Lightning: batches in, loss and metrics out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class PretrainModule(TrainingModule):
         plan: steps and batch.
         mean, std: per channel, in 0..1 units, for normalisation.
         manifest: fields for the encoder folder's manifest.
+        build: makes a model that is still on the meta device, see `TrainingModule`.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class PretrainModule(TrainingModule):
         mean: Sequence[float],
         std: Sequence[float],
         manifest: Mapping[str, Any],
+        build: Callable[[], nn.Module] | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -50,6 +52,7 @@ class PretrainModule(TrainingModule):
             mean=mean,
             std=std,
             manifest=manifest,
+            build=build,
         )
         self.model = model
         self.flip = config.augment.flip
@@ -124,6 +127,7 @@ class PretrainModule(TrainingModule):
             target=model.target,
         )
 
-    def save_encoder_folder(self, folder: Path) -> None:
-        """Write the encoder folder of the current weights."""
-        save_encoder(self.model.encoder, folder, manifest=self.encoder_manifest())
+    def save_encoder_folder(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write the encoder folder of the model's weights."""
+        encoder = {name.removeprefix("encoder."): w for name, w in weights.items() if name.startswith("encoder.")}
+        save_encoder(self.model.encoder, folder, manifest=self.encoder_manifest(), weights=encoder)
