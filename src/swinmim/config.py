@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from swinmim.errors import ConfigError
@@ -57,7 +58,11 @@ def load(schema_type: type[T], cfg: DictConfig) -> T:
     Raises:
         ConfigError: every problem at once: unknown keys with the nearest legal one, wrong types, broken rules.
     """
-    data = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+    try:
+        data = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere, or one that security.py closes
+        reason = str(error).splitlines()[0].removeprefix("ConfigError raised while resolving interpolation: ")
+        raise ConfigError(f"{error.full_key}: {reason}") from None
     assert isinstance(data, dict)
     problems = list(_missing(schema_type, data))
     try:

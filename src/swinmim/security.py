@@ -75,7 +75,7 @@ def config_problems(composed: DictConfig, plain: DictConfig) -> Iterator[str]:
     """
     trusted = dict(_leaves(plain.hydra, "hydra"))
     for path, value in _leaves(composed, ""):
-        if path.startswith("hydra.") and trusted.get(path) != value and not path.startswith(_BOOKKEEPING):
+        if path.startswith("hydra.") and trusted.get(path, trusted) != value and not path.startswith(_BOOKKEEPING):
             yield f"a config file sets '{path}', which belongs to Hydra and can name code to run. Remove it there."
         if isinstance(value, str) and holds_password(value):
             yield f"{path}: a URL with a password in it would be stored with the run. Put it into ~/.netrc."
