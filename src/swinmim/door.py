@@ -79,8 +79,9 @@ def open_door(name: str, schema_type: type[T], run: Callable[[T, Path], object])
         except UserError as error:
             _stop(name, error)
 
-    if not is_main():
-        sys.argv += _QUIET
+    # flags first: argparse takes no flag between overrides
+    rest = [argument for argument in sys.argv[1:] if argument not in overrides]
+    sys.argv[1:] = [*rest, *overrides, *([] if is_main() else _QUIET)]
     hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)(task)()
 
 
@@ -138,18 +139,16 @@ def check(name: str, schema_type: type[Any] | None, overrides: Sequence[str], fo
         groups = [o for o in parsed if _is_group(o.key_or_group)]
         keys = [o for o in parsed if o not in groups]
         groups = _sound(groups, partial(_group_problem, name=name), problems)
-        base = _compose(name, [o for o in groups if not o.is_sweep_override()], problems)
+        fixed = [o for o in groups if not o.is_sweep_override()]
+        base = _compose(name, fixed, problems)
         if base is not None:
             keys = _sound(keys, partial(_key_problem, cfg=base), problems)
-            composed = _compose(name, [o for o in groups + keys if not o.is_sweep_override()], problems)
-            for swept in (o for o in groups if o.is_sweep_override()):
-                for value in swept.sweep_string_iterator():
-                    one = parser.parse_override(f"{swept.key_or_group}={value}")
-                    part = _compose(name, [o for o in groups if not o.is_sweep_override()] + [one], problems)
-                    problems += config_problems(part, plain) if part is not None else []
-            if composed is not None:
-                problems += config_problems(composed, plain)
-                config = _load(schema_type, composed, problems) if schema_type is not None else None
+            composed = _compose(name, fixed + [o for o in keys if not o.is_sweep_override()], problems)
+            jobs = [_compose(name, [*fixed, one], problems) for one in _values(groups, parser)]
+            for part in (composed, *jobs):
+                problems += config_problems(part, plain) if part is not None else []
+            if composed is not None and schema_type is not None:
+                config = _load(schema_type, composed, problems)
     GlobalHydra.instance().clear()
     if problems:
         raise ConfigError(numbered(problems))
@@ -210,6 +209,16 @@ def _sound(
         else:
             problems.append(problem)
     return good
+
+
+def _values(groups: Sequence[Override], parser: OverridesParser) -> list[Override]:
+    """The choices of a sweep over files of a group, one by one."""
+    return [
+        parser.parse_override(f"{group.key_or_group}={value}")
+        for group in groups
+        if group.is_sweep_override()
+        for value in group.sweep_string_iterator()
+    ]
 
 
 def _is_group(key: str) -> bool:

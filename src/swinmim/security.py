@@ -21,7 +21,7 @@ FLAGS = {
 HYDRA_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.name", "hydra.output_subdir")
 """What may be set of Hydra's own settings; most others name classes that Hydra makes or files that it reads."""
 
-_BOOKKEEPING = ("hydra.overrides.", "hydra.runtime.", "hydra.job.", "hydra.mode", "hydra.sweep.", "hydra.run.")
+_HARMLESS = (*HYDRA_KEYS, "hydra.overrides.", "hydra.runtime.", "hydra.job.", "hydra.mode")
 _ENVIRONMENT = ("SWINMIM_STARTED",)
 
 
@@ -75,7 +75,7 @@ def config_problems(composed: DictConfig, plain: DictConfig) -> Iterator[str]:
     """
     trusted = dict(_leaves(plain.hydra, "hydra"))
     for path, value in _leaves(composed, ""):
-        if path.startswith("hydra.") and trusted.get(path, trusted) != value and not path.startswith(_BOOKKEEPING):
+        if path.startswith("hydra.") and trusted.get(path, trusted) != value and not path.startswith(_HARMLESS):
             yield f"a config file sets '{path}', which belongs to Hydra and can name code to run. Remove it there."
         if isinstance(value, str) and holds_password(value):
             yield f"{path}: a URL with a password in it would be stored with the run. Put it into ~/.netrc."

@@ -91,21 +91,22 @@ def test_sweep_of_one_process_runs_each_value(tmp_path, tiny):
 
 
 def test_slurm_script_continues_in_the_directory_of_its_job(tmp_path, tiny):
-    """The second call is the job after it was requeued: same id, same directory, further steps."""
+    """The second call is the job after it was requeued, having lost its last step: same id, same directory."""
     (tmp_path / "bin").mkdir()
     srun = tmp_path / "bin" / "srun"
     srun.write_text(FAKE_SRUN)
     srun.chmod(0o755)
     env = environment(SLURM_JOB_ID="4711", SLURM_JOB_NAME="interactive", SLURM_NTASKS="2", SLURM_NNODES="1")
     env |= {"SLURM_NODELIST": "127.0.0.1", "SLURM_NTASKS_PER_NODE": "2", "PATH": f"{srun.parent}:{env['PATH']}"}
-    for steps in (1, 2):
-        result = call(["bash", SCRIPTS / "slurm.sbatch", *tiny, f"trainer.max_steps={steps}"], tmp_path, env)
+    run = tmp_path / "runs" / "pretrain" / "slurm_4711"
+    for start in ("step 0", "step_00000001"):
+        result = call(["bash", SCRIPTS / "slurm.sbatch", *tiny, "callbacks.checkpoint.every_steps=1"], tmp_path, env)
         assert result.returncode == 0, result.stderr[-3000:]
-    (run,) = (tmp_path / "runs" / "pretrain").iterdir()
-    assert run.name == "slurm_4711"
+        assert start in next(line for line in result.stdout.splitlines() if line.split()[:1] == ["start"])
+        shutil.rmtree(run / "checkpoints" / "step_00000002")
+    assert [path.name for path in run.parent.iterdir()] == [run.name]
     assert [path.name for path in run.glob("*.log")] == ["pretrain.log"]
     assert sorted(path.name for path in (run / "metrics").iterdir()) == ["version_0", "version_1"]
-    assert json.loads((run / "metrics.json").read_text())["samples_seen"] == 16
 
 
 def test_batch_script_without_srun_is_told_so(tmp_path, tiny):
@@ -146,8 +147,8 @@ def two_hosts():
 def test_two_hosts_meet_by_rendezvous_and_train_as_one(tmp_path, tiny, two_hosts):
     processes = []
     try:
-        for name, interface, _ in two_hosts:
-            env = environment(PER_NODE="1", NNODES="2", HEAD=f"{two_hosts[0][2]}:29511", RUN_ID="pair")
+        for name, interface, address in two_hosts:
+            env = environment(PER_NODE="1", NNODES="2", HEAD=f"{two_hosts[0][2]}:29511", ADDR=address, RUN_ID="pair")
             env |= {"GLOO_SOCKET_IFNAME": interface}
             command = ["ip", "netns", "exec", name, SCRIPTS / "launch_torchrun.sh", *tiny]
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
