@@ -85,14 +85,15 @@ def config_problems(composed: DictConfig, plain: DictConfig) -> Iterator[str]:
 
 def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
     """(dotted path, value as written) of everything below a node; an empty container is a leaf."""
-    plain = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
-    pairs = plain.items() if isinstance(plain, dict) else enumerate(plain) if isinstance(plain, list) else ()
-    empty = True
-    for key, value in pairs:
-        empty = False
-        yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    if empty:
-        yield path, plain
+    value = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
+    if isinstance(value, dict) and value:
+        for key, child in value.items():
+            yield from _leaves(child, f"{path}.{key!s}" if path else str(key))
+    elif isinstance(value, list) and value:
+        for number, child in enumerate(value):
+            yield from _leaves(child, f"{path}.{number}")
+    else:
+        yield path, value
 
 
 def close_environment() -> None:
