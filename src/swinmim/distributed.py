@@ -71,7 +71,8 @@ def agree(name: str, value: str) -> str:
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return os.environ["TORCHELASTIC_RUN_ID"]
-    from torch.distributed import TCPStore  # seconds, and only several processes need it
+    # imported here: it takes seconds, and only several processes need it
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False)
     return bytes(store.compare_set(name, "", value)).decode()
