@@ -27,7 +27,8 @@ def launch() -> Launch | None:
     """
     env = os.environ
     if "TORCHELASTIC_RUN_ID" in env:
-        world, nodes, per_node = int(env["WORLD_SIZE"]), int(env["GROUP_WORLD_SIZE"]), int(env["LOCAL_WORLD_SIZE"])
+        world, per_node = int(env["WORLD_SIZE"]), int(env["LOCAL_WORLD_SIZE"])
+        nodes = int(env.get("GROUP_WORLD_SIZE", world // per_node))
         even = nodes * per_node == world
         return Launch("torchrun", int(env["RANK"]), world, int(env["LOCAL_RANK"]), nodes, per_node if even else 0)
     step, world = int(env.get("SLURM_STEP_ID", _FIRST_SPECIAL_STEP)), int(env.get("SLURM_NTASKS", "1"))
