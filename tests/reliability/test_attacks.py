@@ -235,7 +235,7 @@ def test_hostile_shards(tmp_path, images, how):
 
     folder = tmp_path / "run" / "shards"
     if how == "written again":
-        prepare(tmp_path / "shards", folder)
+        prepare(tmp_path / "shards", folder, "--max-bad-ratio", "0.9")
     else:
         shutil.copytree(tmp_path / "shards", folder)
     if how == "indexed":
