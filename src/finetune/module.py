@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -54,12 +54,15 @@ class ClassifyModule(TrainingModule):
             manifest=manifest,
             build=build,
         )
-        self.model = model
         self.task = config.task
         self.classes = classes
         self.mixing = Mixing(config.task, len(classes))
         self.val_accuracy = classification_metrics(len(classes))
         self.val_loss = MeanMetric()
+
+    @property
+    def model(self) -> Classifier:
+        return cast(Classifier, self.network)
 
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
         images_BCHW = self.prepare(batch, flip=self.task.flip)

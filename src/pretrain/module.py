@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,10 +54,13 @@ class PretrainModule(TrainingModule):
             manifest=manifest,
             build=build,
         )
-        self.model = model
         self.flip = config.augment.flip
         self.prepare_training: Prepare = compiled_prepare_step() if config.compile else prepare_step
         self.val_metrics = nn.ModuleDict({name: MeanMetric() for name in VAL_METRICS})
+
+    @property
+    def model(self) -> SimMIM:
+        return cast(SimMIM, self.network)
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         loss, _ = self.model(*self.prepare(batch, self.prepare_training, flip=self.flip))

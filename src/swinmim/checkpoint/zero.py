@@ -5,18 +5,27 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import dataclasses
 import importlib.util
+import io
 import os
 import pickle
 import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from swinmim.checkpoint.coverage import coverage
+from swinmim.checkpoint.encoder import HEAD, save_encoder
+from swinmim.checkpoint.io import STATE
+from swinmim.checkpoint.manifest import HISTORY, read_manifest
 from swinmim.errors import CheckpointError
+from swinmim.models.swinv2 import Architecture, SwinV2
 
 TAG = "checkpoint"
 UNIVERSAL_TAG = "checkpoint_universal"
@@ -74,7 +83,7 @@ def inspect(state: Path) -> Saved:
     return Saved(world_size=len(ranks), stage=stage, has_universal=(state / UNIVERSAL_TAG).is_dir())
 
 
-@contextmanager
+@contextlib.contextmanager
 def safe_loading() -> Iterator[None]:
     """Inside, every torch.load of DeepSpeed unpickles tensors, plain values and three types of DeepSpeed's only.
 
@@ -104,3 +113,88 @@ def safe_loading() -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+def to_encoder_folder(step: Path, folder: Path, like: Path | None = None) -> Path:
+    """Write the encoder folder of a DeepSpeed checkpoint, without a GPU and on any number of processes.
+
+    Args:
+        step: a checkpoint directory `checkpoints/step_*`.
+        folder: where the encoder folder is written.
+        like: an encoder folder of the same run, for its manifest; default `step/encoder`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: no DeepSpeed checkpoint, no manifest, or weights of another architecture.
+    """
+    state = step / STATE
+    inspect(state)
+    like = like or step / "encoder"
+    manifest = read_manifest(like)
+    with torch.device("meta"):
+        encoder = SwinV2(
+            Architecture(**manifest.architecture),
+            resolution=manifest.resolution,
+            window=manifest.windows[0],
+            pretrained_windows=manifest.pretrained_windows,
+            position_bias=manifest.position_bias,  # type: ignore[arg-type]
+        )
+    weights = full_weights(state)
+    own = {name.removeprefix("encoder."): tensor for name, tensor in weights.items() if name.startswith("encoder.")}
+    report = coverage(encoder.state_dict(), own)
+    if not report.complete:
+        raise CheckpointError(f"the weights in {state} are not those that {like} describes:\n  {report}")
+    head = None
+    if "head.weight" in weights:
+        with torch.device("meta"):
+            head = torch.nn.Linear(encoder.num_features, len(weights["head.weight"]))
+        own |= {HEAD + name: weights[f"head.{name}"] for name in ("weight", "bias")}
+    history = {name: value for name in HISTORY if (value := getattr(manifest, name)) is not None}
+    return save_encoder(encoder, folder, manifest=history, head=head, weights=own)
+
+
+def full_weights(state: Path) -> dict[str, Tensor]:
+    """The network's fp32 weights, merged from the parts of all ranks, on the CPU."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    with safe_loading(), _silence():
+        merged = get_fp32_state_dict_from_zero_checkpoint(str(state), tag=TAG)
+    return {name.removeprefix("network."): tensor for name, tensor in merged.items() if name.startswith("network.")}
+
+
+def to_universal(state: Path) -> Path:
+    """Write `checkpoint_universal` beside the parts of the ranks, from which any number of ranks can resume.
+
+    Raises:
+        CheckpointError: not a DeepSpeed checkpoint.
+    """
+    from deepspeed.checkpoint import ds_to_universal
+
+    inspect(state)
+    target = state / UNIVERSAL_TAG
+    draft = state / f".{UNIVERSAL_TAG}.partial"
+    shutil.rmtree(draft, ignore_errors=True)
+    with safe_loading(), _silence():
+        ds_to_universal.main(
+            argparse.Namespace(
+                input_folder=str(state / TAG),
+                output_folder=str(draft),
+                num_extract_workers=1,
+                num_merge_workers=1,
+                keep_temp_folder=False,
+                strict=True,
+                inject_missing_state=True,
+            )
+        )
+    shutil.rmtree(target, ignore_errors=True)
+    draft.rename(target)
+    return target
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """DeepSpeed's converters print file lists and bars."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
