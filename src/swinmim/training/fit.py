@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -134,6 +135,11 @@ def train(
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=state, weights_only=True)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{state} holds more than tensors and plain values, which could run code, so it is refused. Resume from a "
+            f"checkpoint that this program wrote. {str(error).splitlines()[-1]}"
+        ) from error
     except RuntimeError as error:
         if state is not None and "Error(s) in loading state_dict" in str(error):
             raise CheckpointError(f"resume: {state} does not fit this model. {error}") from error
