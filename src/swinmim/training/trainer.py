@@ -14,6 +14,7 @@ from swinmim.config import schema
 from swinmim.distributed import is_main
 from swinmim.errors import ConfigError
 from swinmim.report import GIB, host_memory, training_bytes
+from swinmim.training.state_io import StateIO
 from swinmim.training.strategy import StrategyConfig, build_strategy
 from swinmim.training.wandb import WandbConfig, build_wandb
 
@@ -159,6 +160,7 @@ def build_trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=list(callbacks),
+        plugins=[StateIO()],
         logger=list(loggers),
         default_root_dir=output_dir,
     )
