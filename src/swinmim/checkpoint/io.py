@@ -285,7 +285,8 @@ def prune(root: Path, keep_last: int, keep: Collection[Path] = (), keep_every: i
     for folder, _ in _marked(root):
         if sound >= keep_last and folder.resolve() not in kept and not _is_multiple(folder, keep_every):
             _remove(folder)
-        sound += problem(folder, hashes=False) is None if folder.exists() else 0
+        elif problem(folder, hashes=False) is None:
+            sound += 1
 
 
 def files(part: Path) -> list[Path]:

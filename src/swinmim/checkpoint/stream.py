@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 PIECE = 1 << 22
-"""Bytes written or hashed at a time."""
+"""Bytes written at a time."""
+BLOCK = 1 << 18
+"""Bytes hashed at a time, small enough for a core's own cache."""
 
 
 class Entry(NamedTuple):
@@ -72,13 +74,13 @@ class HashedFile:
         self._file.close()
 
     def _follow(self) -> None:
-        piece = memoryview(bytearray(PIECE))
+        piece = memoryview(bytearray(BLOCK))
         while True:
             with self._change:
                 self._change.wait_for(lambda: self._written > self._hashed or self._ended)
                 if self._written <= self._hashed:
                     return
-                size = min(PIECE, self._written - self._hashed)
+                size = min(BLOCK, self._written - self._hashed)
             count = os.preadv(self._file.fileno(), [piece[:size]], self._hashed)
             self._sha256.update(piece[:count])
             self._hashed += count

@@ -1,7 +1,9 @@
 """Save trainer state, settings and encoder folder at fixed steps and epoch ends; keep the last ones and the best."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -11,10 +13,12 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from swinmim.checkpoint import io
-from swinmim.checkpoint.stream import Entry, digest
+from swinmim.checkpoint.stream import Entry, HashedFile, digest
 from swinmim.config import schema
 from swinmim.errors import CheckpointError
 from swinmim.training.state_io import StateIO
+
+log = logging.getLogger(__name__)
 
 
 @schema
@@ -61,6 +65,8 @@ class Checkpoints(Checkpoint):
         self.best_score: float | None = None
         self.best_folder: str | None = None
         self.last_saved_step = -1
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._ending: Future[None] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         measure = f"{self.config.mode} {self.config.monitor}"
@@ -85,22 +91,39 @@ class Checkpoints(Checkpoint):
         every = self.config.every_steps
         # steps inside an accumulation do not change global_step; the first of them has been saved already
         if every and trainer.global_step % every == 0 and trainer.global_step != self.last_saved_step:
-            self.save(trainer, pl_module)
+            self.save(trainer, pl_module, wait=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
         improved = self._improved(trainer)
         if last or improved or (trainer.current_epoch + 1) % self.config.every_epochs == 0:
-            self.save(trainer, pl_module, best=improved)
+            self.save(trainer, pl_module, best=improved, wait=False)
 
-    def save(self, trainer: L.Trainer, pl_module: L.LightningModule, *, best: bool = False) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.wait(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if self._ending is not None and (failure := self._ending.exception()) is not None:
+            log.error("%s", failure)  # the other ranks may be elsewhere, and the exception counts
+
+    def save(self, trainer: L.Trainer, pl_module: L.LightningModule, *, best: bool = False, wait: bool = True) -> None:
         """Write one checkpoint; all ranks call it, rank 0 writes what is not sharded.
 
+        Args:
+            trainer, pl_module: what to save.
+            best: it is the best so far.
+            wait: False returns when all bytes are with the operating system; flush, hash, marker and rename go on in a
+                thread until the next save, or the end, waits for them.
+
         Raises:
-            CheckpointError: on all ranks, when the disk is full or refuses; the older checkpoints are as before.
+            CheckpointError: on all ranks, when the disk is full or refuses, for this save or the one still going on;
+                the older checkpoints are as before.
         """
         folder = io.step_folder(self.root, trainer.global_step)
         state = io.draft_path(folder) / io.STATE
+        self.wait(trainer)
+        if best:
+            self.best_folder = folder.name  # the state says so too
         with _together(trainer):
             draft = self._begin(folder, pl_module) if trainer.is_global_zero else None
         trainer.save_checkpoint(state)
@@ -109,41 +132,53 @@ class Checkpoints(Checkpoint):
             if draft is not None:
                 for path, entry in shards.items():
                     draft.sealed(Path(path), entry)
-                self._finish(trainer, pl_module, draft, best=best)
+                plugin = trainer.strategy.checkpoint_io
+                assert isinstance(plugin, StateIO)
+                with io.explained(self.root, draft.path):
+                    if plugin.error is not None:
+                        raise plugin.error
+                    for logger in trainer.loggers:  # the charts reach as far as the checkpoint
+                        logger.save()
+                keep_every = None
+                if self.config.keep_every_epochs is not None:
+                    keep_every = self.config.keep_every_epochs * int(pl_module.plan.steps_per_epoch)  # type: ignore[arg-type,union-attr]
+                self._ending = self._thread.submit(self._end, draft, plugin.file, self.best_folder, keep_every)
         self.last_saved_step = trainer.global_step
+        if wait:
+            self.wait(trainer)
+
+    def wait(self, trainer: L.Trainer) -> None:
+        """Until the last checkpoint has its name; all ranks call it.
+
+        Raises:
+            CheckpointError: on all ranks, when it could not be finished.
+        """
+        with _together(trainer):
+            ending, self._ending = self._ending, None
+            if ending is not None:
+                ending.result()
 
     def _begin(self, folder: Path, pl_module: L.LightningModule) -> io.Draft:
         draft = io.Draft(folder)
         with io.explained(self.root, draft.path):
             (draft.path / io.CONFIG).write_text(json.dumps(self.settings, indent=1) + "\n")
             pl_module.save_encoder_folder(draft.path / "encoder")  # type: ignore[operator]
-        draft.seal(draft.path)  # threads hash it while the state is written
+        draft.seal(draft.path)
         return draft
 
-    def _finish(self, trainer: L.Trainer, pl_module: L.LightningModule, draft: io.Draft, *, best: bool) -> None:
-        plugin = trainer.strategy.checkpoint_io
-        assert isinstance(plugin, StateIO)
-        if plugin.error is not None:
-            with io.explained(self.root, draft.path):
-                raise plugin.error
-        if plugin.written is not None:
-            draft.sealed(draft.path / io.STATE, plugin.written)
-        for logger in trainer.loggers:  # the charts reach at least as far as the checkpoint
-            logger.save()
-        draft.commit()
-        folder = draft.folder
-        if best:
-            self.best_folder = folder.name
-        io.point(self.root / "last", folder)
-        io.point(self.output_dir / "encoder", folder / "encoder")
-        kept = []
-        if self.best_folder is not None:
-            io.point(self.root / "best", self.root / self.best_folder)
-            kept.append(self.root / self.best_folder)
-        keep_every = None
-        if self.config.keep_every_epochs is not None:
-            keep_every = self.config.keep_every_epochs * int(pl_module.plan.steps_per_epoch)  # type: ignore[arg-type,union-attr]
-        io.prune(self.root, self.config.keep_last, kept, keep_every)
+    def _end(self, draft: io.Draft, state: HashedFile | None, best: str | None, keep_every: int | None) -> None:
+        """What needs neither the model nor the other ranks."""
+        with io.explained(self.root, draft.path):
+            if state is not None:
+                draft.sealed(draft.path / io.STATE, state.close())
+            draft.commit()
+            io.point(self.root / "last", draft.folder)
+            io.point(self.output_dir / "encoder", draft.folder / "encoder")
+            kept = []
+            if best is not None:
+                io.point(self.root / "best", self.root / best)
+                kept.append(self.root / best)
+            io.prune(self.root, self.config.keep_last, kept, keep_every)
 
     def _improved(self, trainer: L.Trainer) -> bool:
         if self.config.monitor is None or self.config.monitor not in trainer.callback_metrics:
