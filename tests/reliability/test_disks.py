@@ -23,7 +23,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tiny, tmp_path):
         pytest.skip("user namespaces are not allowed here")
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
-    wide = ("model.embed_dim=112", "model.head_dim=16", "resume=auto", f"output_dir={run}")  # 40 MB a checkpoint
+    wide = ("model.embed_dim=96", "model.head_dim=16", "resume=auto", f"output_dir={run}")  # 34 MB a checkpoint
     command = [sys.executable, "-m", "pretrain", *tiny, *wide, "callbacks.checkpoint.every_steps=1"]
     # the disk is gone with its namespace, so what it holds is looked at there
     script = f"""{MOUNT} {run}/checkpoints && "$@"; echo "exit code $?"
@@ -44,7 +44,7 @@ print(io.newest(Path('{run}/checkpoints')))" """
     assert "disk full: the checkpoint needs" in result.stderr
     assert f"mounted at {run}/checkpoints" in result.stderr
     listing = result.stdout.split()
-    assert "step_00000001" in listing
+    assert "step_00000001" in listing, result.stdout + result.stderr
     assert "step_00000002" not in listing
     assert ".step_00000002.partial" not in listing
     assert f"(PosixPath('{run}/checkpoints/step_00000001'), [])" in result.stdout
@@ -52,22 +52,13 @@ print(io.newest(Path('{run}/checkpoints')))" """
 
 @pytest.mark.slow
 @pytest.mark.parametrize("closed", ["from the start", "during the run"])
-def test_a_read_only_directory_is_an_error(pretrain, place, tmp_path_factory, closed):
-    """As another user where the tests run as root, whom nothing is closed to."""
-    root = tmp_path_factory.mktemp("closed")
-    run, uid = root / "run", None
+def test_a_read_only_directory_is_an_error(pretrain, tmp_path, closed):
+    run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
-    if os.getuid() == 0:
-        uid = 65534
-        for folder in (place, root, *(parent for parent in root.parents if parent.name.startswith("pytest-"))):
-            folder.chmod(0o755)
-        pretrain(root / "warm", "trainer.max_steps=1", "schedule.warmup_epochs=0").succeed()  # fills the cache
-        for folder in (root, run, run / "checkpoints"):
-            os.chown(folder, uid, uid)
     if closed == "from the start":
         (run / "checkpoints").chmod(0o555)
     options = ("callbacks.checkpoint.every_steps=1", "resume=auto")
-    process = pretrain(run, *options, uid=uid, environment={"HOME": str(root), "MPLCONFIGDIR": str(root)})
+    process = pretrain(run, *options, unprivileged=True)
     if closed == "during the run":
         while process.alive and not io.step_folder(run / "checkpoints", 1).exists():
             pass

@@ -1,5 +1,6 @@
 """Real `python -m pretrain` processes at the price of a fork: a server imports once, its children can be killed."""
 
+import ctypes
 import multiprocessing
 import os
 import re
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pretrain.run", "pretrain.__main__", "processes"])
+_CONTEXT.set_forkserver_preload(["pretrain.run", "swinmim.door", "processes"])
 
 
 class Run:
@@ -21,7 +22,7 @@ class Run:
         log: file for stdout and stderr.
         ranks: processes; more than one get the variables that torchrun would set.
         environment: further variables.
-        uid: user to become.
+        unprivileged: give up what makes root read and write everything.
         samples: file prefix; each rank appends one line per micro-batch: optimizer step, indices of the samples.
     """
 
@@ -32,7 +33,7 @@ class Run:
         *,
         ranks: int = 1,
         environment: Mapping[str, str] | None = None,
-        uid: int | None = None,
+        unprivileged: bool = False,
         samples: Path | None = None,
     ) -> None:
         self.log = log
@@ -44,7 +45,9 @@ class Run:
         self.processes = []
         for rank in range(ranks):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}
-            process = _CONTEXT.Process(target=_pretrain, args=(list(arguments), log, variables | own, uid, samples))
+            process = _CONTEXT.Process(
+                target=_pretrain, args=(list(arguments), log, variables | own, unprivileged, samples)
+            )
             process.start()
             self.processes.append(process)
 
@@ -80,14 +83,14 @@ class Run:
 
 
 def _pretrain(
-    arguments: list[str], log: Path, variables: Mapping[str, str], uid: int | None, samples: Path | None
+    arguments: list[str], log: Path, variables: Mapping[str, str], unprivileged: bool, samples: Path | None
 ) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
         os.dup2(output, stream)
     os.environ.update(variables)
-    if uid is not None:
-        os.setuid(uid)
+    if unprivileged:
+        _drop_capabilities()
     if samples is not None:
         _record(samples)
     sys.argv = ["pretrain", *arguments]
@@ -95,6 +98,13 @@ def _pretrain(
         runpy.run_module("pretrain", run_name="__main__")
     finally:
         sys.stdout.flush()
+
+
+def _drop_capabilities() -> None:
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
+    none = (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None, use_errno=True).capset(header, none):
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 def _record(samples: Path) -> None:
