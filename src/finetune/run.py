@@ -75,7 +75,7 @@ def run(config: FinetuneConfig, output_dir: Path) -> dict[str, float]:
         module,
         datamodule,
         label="finetune",
-        callbacks=[Checkpoints(output_dir, config.callbacks.checkpoint)],
+        callbacks=[Checkpoints(output_dir, config.callbacks.checkpoint, dataclasses.asdict(config))],
         derived=derived(config, model, datamodule, plan),
         output_dir=output_dir,
     )

@@ -74,7 +74,7 @@ def run(config: PretrainConfig, output_dir: Path) -> dict[str, float]:
         label="pretrain",
         callbacks=[
             Reconstructions(output_dir, config.callbacks.reconstructions),
-            Checkpoints(output_dir, config.callbacks.checkpoint),
+            Checkpoints(output_dir, config.callbacks.checkpoint, dataclasses.asdict(config)),
         ],
         derived=derived(config, model, plan, len(datamodule.train_indices), len(datamodule.val_indices)),
         output_dir=output_dir,

@@ -158,8 +158,23 @@ def test_bad_input_stops_with_the_reason(tmp_path, run_pretrain, overrides, erro
 
 def test_resume_refuses_another_model(tmp_path, run_pretrain):
     run_pretrain(tmp_path / "run", "trainer.max_epochs=1")
+    other = ("resume=auto", "model.embed_dim=64", "model.head_dim=32")
+    with pytest.raises(ConfigError, match=r"model.embed_dim: 32 -> 64\n  model.head_dim: 16 -> 32"):
+        run_pretrain(tmp_path / "run", *other)
     with pytest.raises(CheckpointError, match="does not fit this model"):
-        run_pretrain(tmp_path / "run", "resume=auto", "model.embed_dim=64", "model.head_dim=32")
+        run_pretrain(tmp_path / "run", *other, "allow_drift=[model.embed_dim,model.head_dim]")
+
+
+def test_a_longer_run_is_drift_that_can_be_allowed(tmp_path, run_pretrain, read_losses):
+    run_pretrain(tmp_path / "run", "trainer.max_epochs=1")
+    with pytest.raises(ConfigError, match=r"trainer.max_epochs: 1 -> 2\n.*allow_drift=\[trainer.max_epochs\]"):
+        run_pretrain(tmp_path / "run", "trainer.max_epochs=2", "resume=auto")
+    longer = ("trainer.max_epochs=2", "resume=auto", "allow_drift=[trainer.max_epochs]")
+    run_pretrain(tmp_path / "run", *longer)
+    assert len(read_losses(tmp_path / "run")) == 8
+    run_pretrain(tmp_path / "run", *longer)  # a requeued job repeats its command
+    with pytest.raises(ConfigError, match="allow_drift has no effect on a run that starts anew"):
+        run_pretrain(tmp_path / "other", "resume=auto", "allow_drift=[trainer.max_epochs]")
 
 
 def test_weights_of_another_architecture_are_refused_by_name(tmp_path, tiny_arguments):
@@ -168,18 +183,6 @@ def test_weights_of_another_architecture_are_refused_by_name(tmp_path, tiny_argu
     config = door.check("pretrain", PretrainConfig, overrides)
     with pytest.raises(ConfigError, match="is a swinv2_t, the run asks for swinv2_demo"):
         build_model(config)
-
-
-def test_incomplete_checkpoint_is_passed_over(tmp_path, run_pretrain, caplog):
-    run_pretrain(tmp_path / "run", "trainer.max_epochs=2")
-    newest, _ = io.newest(tmp_path / "run" / "checkpoints")
-    assert newest is not None
-    state = newest / io.STATE
-    state.write_bytes(state.read_bytes()[:-1])
-    older, skipped = io.newest(tmp_path / "run" / "checkpoints")
-    assert older is not None
-    assert older != newest
-    assert "should have" in skipped[0]
 
 
 def test_wandb_runs_offline_and_keeps_its_id(tmp_path, run_pretrain, monkeypatch, caplog):
@@ -193,7 +196,9 @@ def test_wandb_runs_offline_and_keeps_its_id(tmp_path, run_pretrain, monkeypatch
     assert "no API key" in caplog.text
     assert "wandb sync" in caplog.text
     assert len(list((tmp_path / "run" / "wandb").glob(f"offline-run-*-{run_id}"))) == 1
-    run_pretrain(tmp_path / "run", "logger=wandb", "resume=auto", "trainer.max_epochs=2")
+    run_pretrain(
+        tmp_path / "run", "logger=wandb", "resume=auto", "trainer.max_epochs=2", "allow_drift=[trainer.max_epochs]"
+    )
     assert (tmp_path / "run" / "wandb_run_id").read_text() == run_id
 
 

@@ -13,8 +13,10 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -80,11 +82,23 @@ def save_encoder(
             num_classes = 0 if head is None else head.out_features
             config = timm_config(encoder, mean=full.mean, std=full.std, num_classes=num_classes)
             (draft / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
-        save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, draft / WEIGHTS_NAME)
+        with _os_errors():
+            save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, draft / WEIGHTS_NAME)
         _put_in_place(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def _os_errors() -> Iterator[None]:
+    """safetensors tells a full disk in words; callers look at the number."""
+    try:
+        yield
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), str(error)) from error
+        raise
 
 
 def load_encoder(

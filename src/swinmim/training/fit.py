@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,13 +11,14 @@ from lightning.pytorch.callbacks import Callback
 
 from swinmim.checkpoint import io
 from swinmim.config import config_errors
-from swinmim.errors import CheckpointError
+from swinmim.errors import CheckpointError, ConfigError
 from swinmim.optim.schedules import lr_factor
 from swinmim.report import settings
 from swinmim.training.callbacks.last_validation import LastValidation
 from swinmim.training.callbacks.progress import Progress
 from swinmim.training.callbacks.randomness import StepRandomness
 from swinmim.training.callbacks.throughput import Throughput
+from swinmim.training.drift import check_drift
 from swinmim.training.module import Plan, TrainingModule
 from swinmim.training.settings import RunConfig
 from swinmim.training.trainer import build_loggers, build_trainer
@@ -62,22 +62,27 @@ def make_plan(config: RunConfig, *, accumulation: int, num_samples: int) -> Plan
     return plan
 
 
-def starting_state(resume: str | None, output_dir: Path) -> Path | None:
-    """The trainer state to continue from: the newest complete checkpoint of output_dir (auto), or the one named.
+def starting_state(config: RunConfig, output_dir: Path) -> Path | None:
+    """The trainer state to continue from: the newest sound checkpoint of output_dir (auto), or the one named.
 
     Raises:
-        CheckpointError: a named checkpoint is missing or incomplete.
+        CheckpointError: a named checkpoint is missing, incomplete or damaged, or all of output_dir's are.
+        ConfigError: the settings are not those of the checkpoint.
     """
-    if resume is None:
-        return None
-    if resume != "auto":
-        return io.find(Path(resume)) / io.STATE
-    found, skipped = io.newest(output_dir / "checkpoints")
-    for reason in skipped:
-        log.warning("resume=auto: passed over %s", reason)
+    match config.resume:
+        case None:
+            found = None
+        case "auto":
+            found = io.find_newest(output_dir / "checkpoints")
+            if found is None:
+                log.info("resume=auto: %s has no checkpoint yet, so the run starts anew", output_dir)
+        case path:
+            found = io.find(Path(path))
     if found is None:
-        log.info("resume=auto: %s has no checkpoint yet, so the run starts anew", output_dir)
+        if config.allow_drift:
+            raise ConfigError("allow_drift has no effect on a run that starts anew. Remove it, or add resume=...")
         return None
+    check_drift(io.read_config(found), dataclasses.asdict(config), config.allow_drift)
     return found / io.STATE
 
 
@@ -105,9 +110,10 @@ def train(
         The last value of every metric, on every rank.
 
     Raises:
-        CheckpointError: the state to resume from is missing or belongs to another model.
+        CheckpointError: the state to resume from is missing or belongs to another model, or none can be written.
+        ConfigError: a resumed run has other settings.
     """
-    state = starting_state(config.resume, output_dir)
+    state = starting_state(config, output_dir)
     trainer = build_trainer(
         config.trainer,
         config.strategy,
@@ -135,11 +141,6 @@ def train(
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=state, weights_only=True)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{state} holds more than tensors and plain values, which could run code, so it is refused. Resume from a "
-            f"checkpoint that this program wrote. {str(error).splitlines()[-1]}"
-        ) from error
     except RuntimeError as error:
         if state is not None and "Error(s) in loading state_dict" in str(error):
             raise CheckpointError(f"resume: {state} does not fit this model. {error}") from error

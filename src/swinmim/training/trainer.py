@@ -15,6 +15,7 @@ from swinmim.distributed import is_main, launch
 from swinmim.errors import ConfigError
 from swinmim.report import GIB, host_memory, training_bytes
 from swinmim.training.launch import check_launch, check_visible, cluster_environment
+from swinmim.training.state_io import StateIO
 from swinmim.training.strategy import StrategyConfig, build_strategy
 from swinmim.training.wandb import WandbConfig, build_wandb
 
@@ -178,7 +179,7 @@ def build_trainer(
         accelerator=config.accelerator,
         devices=config.devices_per_node,
         num_nodes=config.nodes,
-        plugins=[cluster_environment()],
+        plugins=[cluster_environment(), StateIO()],
         strategy=build_strategy(strategy, bf16=precision == "bf16-mixed", batch_size=batch_size),
         precision="32-true" if strategy.kind == "deepspeed" else precision,  # type: ignore[arg-type]
         max_epochs=config.max_epochs,
