@@ -67,6 +67,19 @@ class LoggerConfig:
             raise ValueError("the wandb settings belong to logger=wandb, and only to it")
 
 
+def check_compile(compiled: bool, strategy: StrategyConfig) -> None:
+    """Refuse what was tried and failed.
+
+    Raises:
+        ConfigError: compile=true under DeepSpeed.
+    """
+    if compiled and strategy.kind == "deepspeed":
+        raise ConfigError(
+            "compile=true does not work under DeepSpeed, whose hooks change what torch has compiled. "
+            "Add compile=false, or take strategy=ddp where the model fits."
+        )
+
+
 def check_world(trainer: TrainerConfig, strategy: StrategyConfig) -> None:
     """The processes that a launcher started are those the settings ask for, and several need a strategy for them.
 
