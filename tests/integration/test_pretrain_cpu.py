@@ -158,7 +158,7 @@ def test_bad_input_stops_with_the_reason(tmp_path, run_pretrain, overrides, erro
 
 def test_resume_refuses_another_model(tmp_path, run_pretrain):
     run_pretrain(tmp_path / "run", "trainer.max_epochs=1")
-    other = ("resume=auto", "model.embed_dim=64", "model.head_dim=32")
+    other = ("trainer.max_epochs=1", "resume=auto", "model.embed_dim=64", "model.head_dim=32")
     with pytest.raises(ConfigError, match=r"model.embed_dim: 32 -> 64\n  model.head_dim: 16 -> 32"):
         run_pretrain(tmp_path / "run", *other)
     with pytest.raises(CheckpointError, match="does not fit this model"):

@@ -96,7 +96,7 @@ def test_killed_saves_resume_bit_for_bit(pretrain, whole, tmp_path, temporary, k
     assert not list(root.glob(".*"))
     saved = sorted(step_of(path) for path in root.glob("step_*"))
     assert saved[-1] == STEPS
-    assert saved == list(range(1, STEPS + 1)) if kills == 20 else [STEPS]
+    assert saved == (list(range(1, STEPS + 1)) if kills == 20 else [STEPS])
     for step in saved:
         assert_same(whole, run, step)
 

@@ -67,6 +67,9 @@ class Draft:
             folder.parent.mkdir(parents=True, exist_ok=True)
             for leftover in folder.parent.glob(".step_*.partial"):
                 shutil.rmtree(leftover)
+            for old in folder.parent.glob("step_*_old"):
+                if old.with_name(old.name.removesuffix("_old")).exists():
+                    _remove(old)
             self.path.mkdir()
 
     def seal(self, part: Path) -> None:

@@ -149,6 +149,18 @@ def test_a_step_saved_again_can_be_found_at_every_moment(tmp_path, monkeypatch):
     assert names(tmp_path) == ["step_00000003"]
 
 
+@pytest.mark.parametrize("replaced", [True, False], ids=["after the new name", "before it"])
+def test_a_kill_while_a_step_is_replaced(tmp_path, replaced):
+    save(tmp_path, 3, b"first").rename(tmp_path / "step_00000003_old")
+    if replaced:
+        save(tmp_path, 2).rename(tmp_path / "step_00000003")
+    found, skipped = io.newest(tmp_path)
+    assert found == tmp_path / ("step_00000003" if replaced else "step_00000003_old")
+    assert not skipped
+    save(tmp_path, 4)
+    assert names(tmp_path) == ["step_00000003" if replaced else "step_00000003_old", "step_00000004"]
+
+
 def test_find_takes_a_run_a_step_or_its_state(tmp_path):
     folder = save(tmp_path / "checkpoints", 5)
     assert io.find(tmp_path) == folder

@@ -84,6 +84,7 @@ class Checkpoints(Checkpoint):
                 io.check_writable(self.root)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.last_saved_step = trainer.global_step  # the first micro-batch of a step is no step
         # a run that went back, or another run's checkpoint: its best one may be gone, or never have been here
         here = self.best_folder is not None and (self.root / self.best_folder).is_dir()
         if not trainer.strategy.broadcast(here):
