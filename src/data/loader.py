@@ -9,7 +9,7 @@ import hashlib
 import logging
 import os
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -188,6 +188,11 @@ class _ShardData(LightningDataModule):
 
     def _loader(self, dataset: BatchDataset, sampler: TrainSampler | EvalSampler) -> BatchLoader:
         return BatchLoader(dataset, sampler, self.num_workers, self.max_bad_fraction)
+
+    def sample_names(self, indices: Iterable[int]) -> list[str]:
+        """Where training samples come from, "shard: key.suffix"; those of a stream, index -1, have no such name."""
+        records = (self.train.read(index) for index in indices if index >= 0)
+        return [f"{record.shard}: {record.key}.{record.suffix}" for record in records]
 
     # Position and resume ---------------------------------------------------------------------------------------------
 

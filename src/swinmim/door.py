@@ -154,7 +154,7 @@ def _guarded(body: Callable[[], None], name: str) -> None:
 
 
 def _stop(name: str, error: UserError) -> typing.NoReturn:
-    print(f"{name}: error:{SEPARATOR}{error}", file=sys.stderr)
+    print(f"{name}: {error.label}:{SEPARATOR}{error}", file=sys.stderr)
     sys.exit(error.exit_code)
 
 

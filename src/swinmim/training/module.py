@@ -1,5 +1,6 @@
 """What both training modules share: optimizer, clipping, and the numbers that go into an encoder folder."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 from swinmim.config import schema
 from swinmim.optim.build import OptimConfig, build_optimizer
 from swinmim.optim.schedules import ScheduleConfig
+from swinmim.training.finite import FiniteGuard
 
 
 @schema
@@ -57,6 +59,9 @@ class TrainingModule(L.LightningModule):
         self.depths, self.rules = depths, rules
         self.manifest = manifest
         self.validated_at = -1
+        self.guard = FiniteGuard()
+        self.host_batch: Any = None
+        """The batch under way, as it lay before it went to the device; kept for a replay."""
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
 
@@ -80,7 +85,17 @@ class TrainingModule(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         assert gradient_clip_val is not None
-        self.log("train/grad_norm", nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val))
+        norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        optimizer.found_inf = self.guard.judge(norm)
+        self.log("train/grad_norm", norm)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        self.host_batch = batch
+        return batch
+
+    @abstractmethod
+    def training_loss(self, batch: Any) -> torch.Tensor:
+        """Mean loss of a micro-batch on the device, without logging and without a trainer."""
 
     def on_validation_end(self) -> None:
         self.validated_at = self.global_step

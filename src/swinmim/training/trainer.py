@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger
 
@@ -147,6 +149,7 @@ def build_trainer(
         devices=config.devices,
         num_nodes=config.num_nodes,
         strategy=build_strategy(strategy),
+        plugins=list(_plugins()),
         precision=resolve_precision(config),  # type: ignore[arg-type]
         max_epochs=config.max_epochs,
         max_steps=config.max_steps,
@@ -162,3 +165,10 @@ def build_trainer(
         logger=list(loggers),
         default_root_dir=output_dir,
     )
+
+
+def _plugins() -> list[SLURMEnvironment]:
+    """Under srun: SLURM's variables, without Lightning's own signal handler, which saves wherever a rank may be."""
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        return [SLURMEnvironment(auto_requeue=False)]
+    return []
