@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 # two busy processes with two threads each crawl on two cores
 TEST_ENV := OMP_NUM_THREADS=1 WANDB_MODE=offline
 
-.PHONY: demo test test-fast check format install
+.PHONY: demo test test-fast test-reliability check format install
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       the whole road on handwritten digits, about 5 minutes on 2 CPU cores"
-	@echo "make test       all tests"
+	@echo "make test       all tests but those of test-reliability"
 	@echo "make test-fast  without the tests marked slow"
+	@echo "make test-reliability  kills, faults and attacks on whole runs"
 	@echo "make check      format, lint, types, import rules"
 	@echo "make format     rewrite the files as 'make check' wants them"
 
@@ -27,10 +28,13 @@ demo: install
 	$(BIN)/python scripts/demo.py
 
 test: install
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 -m "not reliability"
 
 test-fast: install
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 -m "not slow and not reliability"
+
+test-reliability: install
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 -m reliability tests/reliability
 
 check: install
 	$(BIN)/ruff format --check .

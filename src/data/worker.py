@@ -6,7 +6,7 @@ import threading
 
 
 def heed_only_the_parent(worker: int) -> None:
-    """Ignore SIGTERM unless the process that started this one sends it; a `worker_init_fn`.
+    """Ignore SIGUSR1, and SIGTERM unless the process that started this one sends it; a `worker_init_fn`.
 
     Schedulers signal every process of a job. The ranks answer with a last checkpoint and need their loaders for the
     steps until then; torch's own handler would end a loader at once, and with it the run.
@@ -14,6 +14,7 @@ def heed_only_the_parent(worker: int) -> None:
     del worker
     if not hasattr(signal, "sigwaitinfo"):  # macOS
         return
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_wait_for_the_parent, name="sigterm", daemon=True).start()
 

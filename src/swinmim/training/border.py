@@ -39,7 +39,8 @@ class Border:
         host, event = self._pending
         if event is not None:
             event.synchronize()
-        return host.numpy().tolist()
+        values: list[float] = host.numpy().tolist()
+        return values
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 
 Every rank has a thread with a connection to rank 0, the hub, and tells it each second or two how far it is. The kernel
 closes the connection of a killed process at once; a stopped process or a lost machine falls silent; and when nothing
-has moved for long, the rank that is furthest behind is the one the others wait for. The hub then tells all ranks, and each
-says why and ends with `errors.RANK_LOST`, out of whatever collective its main thread hangs in. No rank talks over the
-process group, which is what hangs.
+has moved for long, the rank that is furthest behind is the one the others wait for. The hub then tells all ranks, and
+each says why and ends with `errors.RANK_LOST`, out of whatever collective its main thread hangs in. No rank talks over
+the process group, which is what hangs.
 
 Messages are lines of JSON. The first line of a rank is the token that the hub gave to all ranks over the process group.
 """

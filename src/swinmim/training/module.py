@@ -60,8 +60,6 @@ class TrainingModule(L.LightningModule):
         self.manifest = manifest
         self.validated_at = -1
         self.guard = FiniteGuard()
-        self.host_batch: Any = None
-        """The batch under way, as it lay before it went to the device; kept for a replay."""
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
 
@@ -88,10 +86,6 @@ class TrainingModule(L.LightningModule):
         norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
         optimizer.found_inf = self.guard.judge(norm)
         self.log("train/grad_norm", norm)
-
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        self.host_batch = batch
-        return batch
 
     @abstractmethod
     def training_loss(self, batch: Any) -> torch.Tensor:

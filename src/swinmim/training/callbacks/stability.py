@@ -12,12 +12,13 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import Tensor
 
 from swinmim.checkpoint import io
 from swinmim.config import schema
@@ -51,6 +52,17 @@ class StabilityConfig:
             raise ValueError(f"spike_threshold must be positive, or null for off; got {self.spike_threshold}")
 
 
+class Named(Protocol):
+    """What the callback needs of the data module."""
+
+    host_batch: dict[str, Tensor]
+    """The batch under way, as it lay before it went to the device."""
+
+    def sample_names(self, indices: Sequence[int]) -> list[str]:
+        """Where training samples come from."""
+        ...
+
+
 @dataclasses.dataclass
 class _Step:
     number: int
@@ -76,7 +88,7 @@ class Stability(Callback):
         self._now = _Step(-1, [])
         self._before = self._now
         self._history: deque[float] = deque(maxlen=config.spike_window)
-        self._went_back_to: Path | None = None
+        self._after_rewind: Path | None = None
 
     def state_dict(self) -> dict[str, Any]:
         total = self.guard.total if self.guard.state is None else float(self.guard.state[2])
@@ -103,10 +115,9 @@ class Stability(Callback):
         self._number = trainer.global_step
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, number: int) -> None:
-        assert isinstance(pl_module, TrainingModule)
         self._now.micro_batches.append(
             MicroBatch(
-                batch=pl_module.host_batch,
+                batch=_data(trainer).host_batch,
                 epoch=trainer.current_epoch,
                 number=number,
                 seed=micro_batch_seed(trainer, self.seed, number),
@@ -212,10 +223,10 @@ class Stability(Callback):
         if before is None:
             log.warning("%s; there is no checkpoint to go back to yet", seen)
             return False
-        if before == self._went_back_to:
+        if before == self._after_rewind:  # no step since then was good for a checkpoint of its own
             raise DivergedError(
-                f"{seen}, after the weights were set back to {before.name} once already. Resume from an older "
-                "checkpoint (resume=PATH) with a lower optim.base_lr, or set callbacks.stability.spike_threshold=null."
+                f"{seen}, right after the weights were set back. Go on from an older checkpoint than {before.name} "
+                "(resume=PATH) with a lower optim.base_lr, or set callbacks.stability.spike_threshold=null."
             )
         payload = torch.load(before / io.STATE, map_location="cpu", weights_only=True)
         rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
@@ -223,7 +234,6 @@ class Stability(Callback):
         trainer.strategy.load_optimizer_state_dict(payload)
         for group, rate in zip(trainer.optimizers[0].param_groups, rates, strict=True):
             group["lr"] = rate  # the schedule follows the data, which go on
-        self._went_back_to = before
         first = int(before.name.removeprefix("step_")) + 1
         if trainer.is_global_zero:
             log.warning(
@@ -232,15 +242,20 @@ class Stability(Callback):
             )
             self._write(trainer, event="rewind", step=spiked, loss=loss, first=first, last=trainer.global_step)
         checkpoints.save_now(trainer, pl_module)  # a run killed from here on must not meet the spike again
+        self._after_rewind = io.step_folder(checkpoints.root, trainer.global_step)
         return True
 
     def _names(self, trainer: L.Trainer, micro_batches: Sequence[MicroBatch]) -> list[str]:
         indices = [index for micro_batch in micro_batches for index in micro_batch.batch["index"].tolist()]
-        return trainer.datamodule.sample_names(indices)  # type: ignore[attr-defined, no-any-return]
+        return _data(trainer).sample_names(indices)
 
     def _write(self, trainer: L.Trainer, **event: Any) -> None:
         with (self.output_dir / f"stability_rank{trainer.global_rank}.jsonl").open("a") as file:
             file.write(json.dumps(event) + "\n")
+
+
+def _data(trainer: L.Trainer) -> Named:
+    return trainer.datamodule  # type: ignore[attr-defined, no-any-return]
 
 
 def _non_finite(micro_batches: Sequence[MicroBatch], losses: Sequence[float]) -> list[MicroBatch]:
