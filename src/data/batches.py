@@ -62,6 +62,10 @@ class BatchLoader(DataLoader[LabelledBatch]):
     def __iter__(self) -> Iterator[LabelledBatch]:  # type: ignore[override]
         bad = _BadCount(self._batches, self.max_bad_fraction)
         batches = super().__iter__()
+        if self.num_workers:
+            # torch would raise a worker's death in the middle of whatever the main thread does, also an optimizer step;
+            # without its watch the next missing batch tells, within seconds, and here.
+            self._forget()
         while True:
             try:
                 batch = next(batches)

@@ -3,7 +3,6 @@ import pytest
 import torch
 import whole_runs
 from PIL import Image
-from safetensors.torch import load_file
 
 
 @pytest.fixture(scope="session")
@@ -40,24 +39,26 @@ def whole(start, tmp_path_factory):
             output_dir = tmp_path_factory.mktemp("whole") / "run"
             whole_run = start(output_dir, world=world)
             assert whole_run.wait() == [0] * world, whole_run.text()
-            done[world] = (whole_runs.losses(output_dir), weights(output_dir))
+            done[world] = (whole_runs.losses(output_dir), whole_runs.weights(output_dir))
         return done[world]
 
     return run
 
 
-def weights(output_dir):
-    return load_file(output_dir / "encoder" / "model.safetensors")
-
-
 @pytest.fixture
 def same_end(whole):
-    """Checks that an interrupted and resumed run has the losses and the last weights of the whole one."""
+    """Checks that an interrupted and resumed run has the losses and the last weights of the whole one.
 
-    def check(output_dir, world=1):
+    `repeated` steps come twice: those after the checkpoint.
+    """
+
+    def check(output_dir, world=1, repeated=0):
         expected, final = whole(world)
-        assert whole_runs.losses(output_dir)[-len(expected) :] == expected
-        found = weights(output_dir)
+        last = whole_runs.last_losses(output_dir)
+        assert 0 < len(last) < len(expected)
+        assert last == expected[-len(last) :]
+        assert len(whole_runs.losses(output_dir)) == len(expected) + repeated
+        found = whole_runs.weights(output_dir)
         assert all(torch.equal(tensor, found[name]) for name, tensor in final.items())
 
     return check

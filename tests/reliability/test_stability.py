@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import weights
 from safetensors.torch import load_file
-from whole_runs import Fault, column, losses
+from whole_runs import Fault, column, losses, weights
 
 from swinmim.checkpoint import io
 
@@ -64,13 +63,8 @@ def test_too_many_bad_steps_end_the_run_before_the_weights_change(tmp_path, star
     bundle = tmp_path / "run" / "replay" / "step_00000004"
     held = load_file(bundle / "weights.safetensors")
     assert all(torch.equal(tensor, held[name]) for name, tensor in good["state_dict"].items() if name in held)
-    replayed = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "replay.py", bundle],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    command = [sys.executable, ROOT / "scripts" / "replay.py", bundle]
+    replayed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert replayed.returncode == 0, replayed.stderr
     # the fault was in the test, not in the model: the step itself is sound, and its loss is the one of the run
     assert "every value is finite here" in replayed.stdout

@@ -14,6 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors.torch import load_file
+from torch import Tensor
+
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["pretrain.__main__", "pretrain.module", "finetune.run", "swinmim.training.fit"])
 
@@ -40,7 +43,8 @@ class Fault:
     """What happens on one rank in the forward pass of some micro-batches, counted from 1.
 
     multiply: the loss, by nan, inf, or a number. signal: to itself, or (group) to itself and its loaders. sleep: for
-    ever. pause: a second. raise: a RuntimeError. raise_in_validation: another. kill_loader: SIGKILL to a loader process. save_signal: to itself, while it saves.
+    ever. pause: a second. raise: a RuntimeError. raise_in_validation: another. kill_loader: SIGKILL to a loader.
+    save_signal: to itself, while it saves.
     """
 
     kind: Literal["multiply", "signal", "sleep", "pause", "raise", "raise_in_validation", "kill_loader", "save_signal"]
@@ -179,14 +183,25 @@ class Run:
             time.sleep(0.05)
 
 
-def column(output_dir: Path, name: str) -> list[float]:
-    """A metric in the order it was logged, over all parts of a resumed run."""
+def column(output_dir: Path, name: str, part: int | None = None) -> list[float]:
+    """A metric in the order it was logged, over all parts of a resumed run, or of one."""
     values = []
-    for path in sorted(output_dir.glob("metrics/version_*/metrics.csv")):
+    paths = sorted(output_dir.glob("metrics/version_*/metrics.csv"))
+    for path in paths if part is None else [paths[part]]:
         with path.open() as file:
             values += [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
     return values
 
 
+def last_losses(output_dir: Path) -> list[float]:
+    """Of the last part of a resumed run."""
+    return column(output_dir, "train/loss", part=-1)
+
+
 def losses(output_dir: Path) -> list[float]:
     return column(output_dir, "train/loss")
+
+
+def weights(output_dir: Path) -> dict[str, Tensor]:
+    """Those of the encoder folder."""
+    return load_file(output_dir / "encoder" / "model.safetensors")

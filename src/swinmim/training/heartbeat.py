@@ -94,6 +94,7 @@ class Watch(threading.Thread):
         self._peers: dict[int, socket.socket] = {}
         self._buffers: dict[socket.socket, bytes] = {}
         self._told = 0.0
+        self._noted = False
         self._leaving = threading.Event()
         # A loader process that holds a copy of a connection would keep it open after this process has died.
         os.register_at_fork(after_in_child=self._forget)
@@ -171,10 +172,11 @@ class Watch(threading.Thread):
         *lines, self._buffers[source] = (self._buffers[source] + data).split(b"\n")
         try:
             for line in lines:
-                self._hear(source, json.loads(line))
+                if source in self._buffers:  # not turned away at the line before
+                    self._hear(source, json.loads(line))
         except (ValueError, KeyError, AttributeError):  # a stranger at the door
             data = b""
-        if not data:
+        if not data and source in self._buffers:
             self._close(source)
 
     def _hear(self, source: socket.socket, message: dict[str, Any]) -> None:
@@ -187,12 +189,17 @@ class Watch(threading.Thread):
             return
         if "end" in message:
             self._end(message["end"])
+        if "note" in message:
+            self._note(message["note"])
+            return
         place, now = self.places[peer], time.monotonic()
         place.heard, place.step, place.doing = now, message["step"], message["doing"]
         if message["moves"] != place.moves:
             place.moves, place.moved = message["moves"], now
         if message["bye"] is not None and place.bye is None:
             place.bye, place.left = message["bye"], now
+            if place.bye:
+                self._note(f"rank {peer} ended with {place.bye}")
 
     def _forget(self) -> None:
         for connection in self._buffers:
@@ -207,6 +214,16 @@ class Watch(threading.Thread):
             del self._peers[rank]
             if self.places[rank].bye is None and not self._leaving.is_set():
                 self._end(f"the process of rank {rank} is gone; {self.places[rank]}")
+
+    def _note(self, text: str) -> None:
+        """Say the first cause, before this rank falls over its consequences."""
+        if self._noted:
+            return
+        self._noted = True
+        print(f"rank {self.rank}: {text}", file=sys.stderr, flush=True)
+        if self.rank == 0:
+            for peer in list(self._peers):
+                self._send(peer, {"note": text})
 
     # The end ---------------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """What both training modules share: optimizer, clipping, and the numbers that go into an encoder folder."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -107,7 +108,8 @@ class TrainingModule(L.LightningModule):
         return float(self.global_step * self.plan.global_batch_size)
 
     def encoder_manifest(self) -> dict[str, Any]:
-        """The manifest's fields with the newest metrics."""
-        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items() if "/" in name}
+        """The manifest's fields with the newest metrics that are finite."""
+        logged = {name: float(value) for name, value in self.trainer.callback_metrics.items() if "/" in name}
+        metrics = {name: value for name, value in logged.items() if math.isfinite(value)}  # JSON knows no others
         progress = {"epochs": float(self.current_epoch + 1), "samples_seen": self.samples_seen}
         return {**self.manifest, "metrics": metrics | progress}
