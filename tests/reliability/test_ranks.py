@@ -5,7 +5,8 @@ import signal
 import time
 
 import pytest
-from whole_runs import Fault, losses
+import torch
+from whole_runs import Fault, losses, weights
 
 RANK_LOST = 69
 OFTEN = "callbacks.checkpoint.every_steps=2"
@@ -96,13 +97,16 @@ def test_an_exception_inside_an_accumulation_is_resumed_from_the_step_before(tmp
 
 
 @pytest.mark.reliability
-def test_an_exception_in_validation_loses_no_step(tmp_path, start, same_end):
+def test_an_exception_in_validation_loses_no_step(tmp_path, start, whole):
     run = start(tmp_path / "run", faults=[Fault("raise_in_validation")])
     assert run.wait() == [1], run.text()
     assert "step 8 is saved in" in run.text()
     again = start(tmp_path / "run", "resume=auto")
     assert again.wait() == [0], again.text()
-    same_end(tmp_path / "run")
+    expected, final = whole()
+    assert losses(tmp_path / "run") == expected
+    found = weights(tmp_path / "run")
+    assert all(torch.equal(tensor, found[name]) for name, tensor in final.items())
 
 
 @pytest.mark.reliability

@@ -59,7 +59,7 @@ def write_bundle(
         origin: plain values for `replay.json`: the typed config, precision, step, checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = module.state_dict()
+    state = module.network.state_dict()
     whole = all(parameter.numel() for parameter in module.parameters())
     if rank == 0:
         if whole:
@@ -108,7 +108,7 @@ def read_micro_batches(folder: Path) -> list[tuple[str, MicroBatch, list[str]]]:
     return found
 
 
-def load_weights(folder: Path, module: nn.Module) -> None:
+def load_weights(folder: Path, module: TrainingModule) -> None:
     """Raises:
     DataError: the bundle holds no whole weights.
     """
@@ -117,7 +117,7 @@ def load_weights(folder: Path, module: nn.Module) -> None:
             f"{folder} has no {WEIGHTS}, because the run had its weights in pieces. Consolidate the checkpoint that "
             f"{INFO} names, and save its state dict there."
         )
-    module.load_state_dict(load_file(folder / WEIGHTS))
+    module.network.load_state_dict(load_file(folder / WEIGHTS))
 
 
 @dataclasses.dataclass
