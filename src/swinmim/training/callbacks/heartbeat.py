@@ -20,8 +20,9 @@ class HeartbeatConfig:
 
     silence_s: float = 60
     """Seconds without a sign of life of a process until all others end."""
-    stall_s: float = 1800
-    """Seconds in which no process gets anywhere until all end; longer than compiling, a batch or a save takes."""
+    stall_s: float = 540
+    """Seconds in which no process gets anywhere until all end; longer than compiling, a batch or a save takes.
+    NCCL gives up a collective by itself, without naming anyone, after 600."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.silence_s <= self.stall_s:

@@ -79,7 +79,11 @@ class Signals(Callback):
         requeued = signal.SIGUSR1 in wanted and trainer.is_global_zero and requeue()
         self.stopped = Stopped(
             f"{names} ended the run after step {trainer.global_step}; everything is saved in {checkpoints.root}. "
-            + ("SLURM will start it again." if requeued else "Add resume=auto to the same command to go on.")
+            + (
+                "SLURM will start it again."
+                if requeued
+                else f"To go on, add output_dir={checkpoints.output_dir} resume=auto to the same command."
+            )
         )
 
     def _agree(self, trainer: L.Trainer, pl_module: L.LightningModule) -> list[int]:

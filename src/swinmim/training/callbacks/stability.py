@@ -93,7 +93,8 @@ class Stability(Callback):
     def state_dict(self) -> dict[str, Any]:
         total = self.guard.total if self.guard.state is None else float(self.guard.state[2])
         under_way = self._border.peek()
-        latest = [] if under_way is None or under_way[0] else [under_way[4]]
+        watched = self.config.spike_threshold is not None and under_way is not None and not under_way[0]
+        latest = [under_way[4]] if watched and under_way else []
         return {"nonfinite_steps": total, "losses": [*self._history, *latest]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
