@@ -1,11 +1,11 @@
 """Connects a classifier to Lightning: batches in, loss and accuracy out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from data.batch import LabelledBatch
@@ -13,7 +13,7 @@ from data.normalise import normalise, random_flip
 from finetune.config import FinetuneConfig
 from finetune.metrics import classification_metrics
 from finetune.tasks.classify import Classifier, Mixing, classification_loss
-from swinmim.checkpoint.encoder import save_encoder
+from swinmim.checkpoint.encoder import HEAD, save_encoder
 from swinmim.training.finite import poison
 from swinmim.training.module import Plan, TrainingModule
 
@@ -28,6 +28,7 @@ class ClassifyModule(TrainingModule):
         classes: class names, in the order of the labels.
         mean, std: per channel, in 0..1 units, for normalisation.
         manifest: fields for the encoder folder's manifest.
+        build: makes a model that is still on the meta device, see `TrainingModule`.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class ClassifyModule(TrainingModule):
         mean: Sequence[float],
         std: Sequence[float],
         manifest: Mapping[str, Any],
+        build: Callable[[], nn.Module] | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -51,13 +53,17 @@ class ClassifyModule(TrainingModule):
             mean=mean,
             std=std,
             manifest=manifest,
+            build=build,
         )
-        self.model = model
         self.task = config.task
         self.classes = classes
         self.mixing = Mixing(config.task, len(classes))
         self.val_accuracy = classification_metrics(len(classes))
         self.val_loss = MeanMetric()
+
+    @property
+    def model(self) -> Classifier:
+        return cast(Classifier, self.network)
 
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
         loss = self.training_loss(batch)
@@ -91,8 +97,12 @@ class ClassifyModule(TrainingModule):
         image_BHWC = random_flip(batch["image"], batch["seed"]) if flip else batch["image"]
         return normalise(image_BHWC, self.mean, self.std)
 
-    def save_encoder_folder(self, folder: Path) -> None:
-        """Write the encoder folder of the current weights, with the head and the class names."""
+    def save_encoder_folder(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write the encoder folder of the model's weights, with the head and the class names."""
+        under_timm = {
+            name.removeprefix("encoder.") if name.startswith("encoder.") else name.replace("head.", HEAD, 1): weight
+            for name, weight in weights.items()
+        }
         task = {"kind": self.task.kind, "classes": list(self.classes)}
         manifest = {**self.encoder_manifest(), "task": task}
-        save_encoder(self.model.encoder, folder, manifest=manifest, head=self.model.head)
+        save_encoder(self.model.encoder, folder, manifest=manifest, head=self.model.head, weights=under_timm)

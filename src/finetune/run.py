@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 
 from data.augment import ClassifyAugment
 from data.loader import ClassifyData, accumulation, open_labelled
@@ -18,7 +19,7 @@ from data.write import WriteOptions
 from finetune.config import FinetuneConfig
 from finetune.module import ClassifyModule
 from finetune.tasks.classify import Classifier
-from swinmim.checkpoint.encoder import load_encoder, load_manifest
+from swinmim.checkpoint.encoder import describe_encoder, load_encoder, load_manifest
 from swinmim.config import ModelConfig, config_errors
 from swinmim.distributed import is_main
 from swinmim.errors import ConfigError
@@ -28,7 +29,7 @@ from swinmim.optim.schedules import peak_lr, warmup_steps
 from swinmim.training.callbacks.checkpoint import Checkpoints
 from swinmim.training.fit import make_plan, train
 from swinmim.training.module import Plan
-from swinmim.training.trainer import check_world, resolve_precision
+from swinmim.training.trainer import check_memory, check_world, resolve_precision
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +45,20 @@ def run(config: FinetuneConfig, output_dir: Path) -> dict[str, float]:
     """
     check_world(config.trainer, config.strategy)
     steps = accumulation(config.global_batch_size, config.trainer.world_size, config.batch_size)
+    partitioned = config.strategy.partitions_parameters
+    with torch.device("meta"):
+        shape = build_encoder(config, load_weights=False)
+    check_memory(sum(p.numel() for p in shape.parameters()), config.trainer, config.strategy)
     L.seed_everything(config.seed, verbose=False)
-    encoder = build_encoder(config)
-    if config.compile:
-        encoder.compile_blocks()
-    datamodule = build_data(config, encoder)
+    datamodule = build_data(config, shape)
     mean, std = resolve_stats(config.data, datamodule.train, encoder_stats(config))
-    model = Classifier(encoder, len(datamodule.classes))
+    if partitioned:
+        with torch.device("meta"):
+            model = Classifier(shape, len(datamodule.classes))
+    else:
+        model = build_model(config, len(datamodule.classes))
+    if config.compile:
+        model.encoder.compile_blocks()
     plan = make_plan(config, accumulation=steps, num_samples=len(datamodule.train_indices))
     module = ClassifyModule(
         model,
@@ -60,6 +68,7 @@ def run(config: FinetuneConfig, output_dir: Path) -> dict[str, float]:
         mean=mean,
         std=std,
         manifest=manifest(config, datamodule.train, mean, std),
+        build=functools.partial(build_model, config, len(datamodule.classes)) if partitioned else None,
     )
     metrics = train(
         config,
@@ -68,7 +77,6 @@ def run(config: FinetuneConfig, output_dir: Path) -> dict[str, float]:
         label="finetune",
         callbacks=[Checkpoints(output_dir, config.callbacks.checkpoint)],
         derived=derived(config, model, datamodule, plan),
-        num_val=len(datamodule.val_indices),
         output_dir=output_dir,
     )
     if is_main():
@@ -76,8 +84,15 @@ def run(config: FinetuneConfig, output_dir: Path) -> dict[str, float]:
     return metrics
 
 
-def build_encoder(config: FinetuneConfig) -> SwinV2:
+def build_model(config: FinetuneConfig, num_classes: int) -> Classifier:
+    """The encoder with a new head; errors as `build_encoder`."""
+    return Classifier(build_encoder(config), num_classes)
+
+
+def build_encoder(config: FinetuneConfig, *, load_weights: bool = True) -> SwinV2:
     """The pretrained encoder at the run's resolution, or a new one for the from-scratch baseline.
+
+    With `load_weights` off, `ckpt` gives its shape alone, on the meta device.
 
     Raises:
         ConfigError: a resolution that does not fit.
@@ -85,10 +100,8 @@ def build_encoder(config: FinetuneConfig) -> SwinV2:
     """
     with config_errors():
         if config.ckpt is not None:
-            return load_encoder(
-                config.ckpt,
-                **config.encoder_options(),
-            )
+            build = load_encoder if load_weights else describe_encoder
+            return build(config.ckpt, **config.encoder_options())
         assert isinstance(config.model, ModelConfig)
         return SwinV2(
             get_architecture(config.model.name, **config.model.overrides()),

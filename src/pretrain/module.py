@@ -1,8 +1,8 @@
 """Connects SimMIM to Lightning: batches in, loss and metrics out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ class PretrainModule(TrainingModule):
         plan: steps and batch.
         mean, std: per channel, in 0..1 units, for normalisation.
         manifest: fields for the encoder folder's manifest.
+        build: makes a model that is still on the meta device, see `TrainingModule`.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class PretrainModule(TrainingModule):
         mean: Sequence[float],
         std: Sequence[float],
         manifest: Mapping[str, Any],
+        build: Callable[[], nn.Module] | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -51,11 +53,15 @@ class PretrainModule(TrainingModule):
             mean=mean,
             std=std,
             manifest=manifest,
+            build=build,
         )
-        self.model = model
         self.flip = config.augment.flip
         self.prepare_training: Prepare = compiled_prepare_step() if config.compile else prepare_step
         self.val_metrics = nn.ModuleDict({name: MeanMetric() for name in VAL_METRICS})
+
+    @property
+    def model(self) -> SimMIM:
+        return cast(SimMIM, self.network)
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         loss = self.training_loss(batch)
@@ -129,6 +135,7 @@ class PretrainModule(TrainingModule):
             target=model.target,
         )
 
-    def save_encoder_folder(self, folder: Path) -> None:
-        """Write the encoder folder of the current weights."""
-        save_encoder(self.model.encoder, folder, manifest=self.encoder_manifest())
+    def save_encoder_folder(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write the encoder folder of the model's weights."""
+        encoder = {name.removeprefix("encoder."): w for name, w in weights.items() if name.startswith("encoder.")}
+        save_encoder(self.model.encoder, folder, manifest=self.encoder_manifest(), weights=encoder)

@@ -2,11 +2,13 @@
 
 import dataclasses
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from torch import nn
 
 from data.loader import PretrainData, accumulation, open_data, pretrain_data
 from data.shards import ShardSet
@@ -15,7 +17,7 @@ from pretrain.config import PretrainConfig
 from pretrain.masking import mask_grid, num_masked
 from pretrain.module import PretrainModule
 from pretrain.simmim import SimMIM
-from swinmim.checkpoint.encoder import load_encoder
+from swinmim.checkpoint.encoder import describe_encoder, load_encoder
 from swinmim.config import config_errors
 from swinmim.distributed import is_main
 from swinmim.errors import ConfigError
@@ -43,16 +45,26 @@ def run(config: PretrainConfig, output_dir: Path) -> dict[str, float]:
     check_world(config.trainer, config.strategy)
     steps = accumulation(config.global_batch_size, config.trainer.world_size, config.batch_size)
     with torch.device("meta"):
-        check_memory(num_parameters(build_model(config, load_weights=False)), config.trainer.accelerator)
+        shape = build_model(config, load_weights=False)
+    check_memory(num_parameters(shape), config.trainer, config.strategy)
     shards = open_data(config.data)
     mean, std = resolve_stats(config.data, shards)
     L.seed_everything(config.seed, verbose=False)
-    model = build_model(config)
+    partitioned = config.strategy.partitions_parameters
+    model = shape if partitioned else build_model(config)
     if config.compile:
         model.encoder.compile_blocks()
     datamodule = build_data(config, shards, model.encoder.resolution)
     plan = make_plan(config, accumulation=steps, num_samples=len(datamodule.train_indices))
-    module = PretrainModule(model, config, plan, mean=mean, std=std, manifest=manifest(config, shards, mean, std))
+    module = PretrainModule(
+        model,
+        config,
+        plan,
+        mean=mean,
+        std=std,
+        manifest=manifest(config, shards, mean, std),
+        build=partial(build_model, config) if partitioned else None,
+    )
     metrics = train(
         config,
         module,
@@ -63,7 +75,6 @@ def run(config: PretrainConfig, output_dir: Path) -> dict[str, float]:
             Checkpoints(output_dir, config.callbacks.checkpoint),
         ],
         derived=derived(config, model, plan, len(datamodule.train_indices), len(datamodule.val_indices)),
-        num_val=len(datamodule.val_indices),
         output_dir=output_dir,
     )
     if is_main():
@@ -72,7 +83,7 @@ def run(config: PretrainConfig, output_dir: Path) -> dict[str, float]:
 
 
 def build_model(config: PretrainConfig, *, load_weights: bool = True) -> SimMIM:
-    """SimMIM around the configured encoder; weights from `ckpt` unless `load_weights` is off.
+    """SimMIM around the configured encoder; with `load_weights` off, `ckpt` gives its shape alone.
 
     Raises:
         ConfigError: a resolution, window, mask unit or width that does not fit.
@@ -80,11 +91,9 @@ def build_model(config: PretrainConfig, *, load_weights: bool = True) -> SimMIM:
     """
     with config_errors():
         architecture = get_architecture(config.model.name, **config.model.overrides())
-        if config.ckpt is not None and load_weights:
-            encoder = load_encoder(
-                config.ckpt,
-                **config.encoder_options(),
-            )
+        if config.ckpt is not None:
+            build = load_encoder if load_weights else describe_encoder
+            encoder = build(config.ckpt, **config.encoder_options())
             if encoder.architecture != architecture:
                 raise ConfigError(
                     f"ckpt={config.ckpt} is a {encoder.architecture.name}, the run asks for {config.model.name} "
@@ -124,7 +133,7 @@ def build_data(config: PretrainConfig, shards: ShardSet, resolution: tuple[int, 
     )
 
 
-def num_parameters(module: torch.nn.Module) -> int:
+def num_parameters(module: nn.Module) -> int:
     """Number of trainable values."""
     return sum(parameter.numel() for parameter in module.parameters())
 

@@ -208,8 +208,12 @@ def test_output_directory_that_is_not_empty_is_refused(tmp_path):
 @pytest.mark.slow
 def test_model_that_does_not_fit_stops_before_allocating(tmp_path, monkeypatch):
     monkeypatch.setattr("swinmim.training.trainer.host_memory", lambda: 8 * GIB)
-    from swinmim.training.trainer import check_memory
+    from swinmim.training.strategy import StrategyConfig, ZeroConfig
+    from swinmim.training.trainer import TrainerConfig, check_memory
 
-    with pytest.raises(ConfigError, match=r"3,000M parameters need 44\.7 GiB .* has 8\.0 GiB\. Add debug=toy"):
-        check_memory(3_000_000_000, "cpu")
-    check_memory(1_000_000, "cpu")
+    single = StrategyConfig(kind="single")
+    with pytest.raises(ConfigError, match=r"3,000M parameters need 44\.7 GiB .* has 8\.0 GiB\. .* debug=toy"):
+        check_memory(3_000_000_000, TrainerConfig(max_epochs=1, accelerator="cpu"), single)
+    check_memory(1_000_000, TrainerConfig(max_epochs=1, accelerator="cpu"), single)
+    sixteen = TrainerConfig(max_epochs=1, accelerator="cpu", devices=8, num_nodes=2)
+    check_memory(3_000_000_000, sixteen, StrategyConfig(kind="deepspeed", zero=ZeroConfig(stage=3)))

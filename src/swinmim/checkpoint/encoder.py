@@ -45,11 +45,13 @@ def save_encoder(
     folder: str | Path,
     manifest: Mapping[str, Any] | None = None,
     head: nn.Linear | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write an encoder folder, replacing an encoder folder (nothing else) of that name. Returns its path.
 
     manifest: any of mean, std (default: ImageNet's for 3 channels, else 0.5), recipe, data, metrics, parent, task.
     head: a classifier on the pooled features, stored under timm's names.
+    weights: the encoder's state dict and the head's as head.fc.*, where the modules do not hold them (ZeRO-3).
     The folder appears under its name only when complete. Raises CheckpointError for other manifest keys, values JSON
     cannot hold, a head of another width, or a place that holds something else.
     """
@@ -62,9 +64,11 @@ def save_encoder(
     if (folder.exists() or folder.is_symlink()) and not _replaceable(folder):
         raise CheckpointError(f"{folder} exists and is not an encoder folder{_contents(folder)}; choose another path.")
     full = _manifest(encoder, manifest or {})
-    state = {name: tensor.detach() for name, tensor in encoder.state_dict().items()}
-    if head is not None:
-        state |= {HEAD + name: tensor.detach() for name, tensor in head.state_dict().items()}
+    if weights is None:
+        weights = encoder.state_dict()
+        if head is not None:
+            weights |= {HEAD + name: tensor for name, tensor in head.state_dict().items()}
+    state = {name: tensor.detach() for name, tensor in weights.items()}
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.with_name(f".{folder.name}.draft-{os.getpid()}")
@@ -102,18 +106,56 @@ def load_encoder(
     more) the patch filters. Raises CheckpointError when the folder is not one, or does not hold exactly the
     encoder's parameters (with a coverage report); ValueError for a resolution that does not fit.
     """
+    encoder = describe_encoder(
+        path,
+        resolution=resolution,
+        window=window,
+        in_chans=in_chans,
+        drop_path=drop_path,
+        recompute=recompute,
+        attention=attention,
+        chunk=chunk,
+        position_bias=position_bias,
+    )
+    folder = find_encoder_folder(path)
+    state = {name: t.float() for name, t in _read_weights(folder).items() if not name.startswith(HEAD)}
+    stored_chans = _architecture(read_manifest(folder), folder).in_chans
+    if encoder.in_chans != stored_chans:
+        state = _adapt_channels(state, stored_chans, encoder.in_chans, folder)
+    report = coverage(encoder.state_dict(), state)
+    if not report.complete:
+        raise CheckpointError(
+            f"The weights of {folder} are not those of {encoder.architecture.name} as its manifest describes it:\n"
+            f"  {report}\nTake a folder that save_encoder wrote and nobody edited."
+        )
+    encoder.to_empty(device="cpu")
+    encoder.load_state_dict(state)
+    return encoder
+
+
+def describe_encoder(
+    path: str | Path,
+    *,
+    resolution: int | Sequence[int] | None = None,
+    window: int | Sequence[int] | None = None,
+    in_chans: int | None = None,
+    drop_path: float = 0.0,
+    recompute: Recompute | Sequence[Recompute] = "none",
+    attention: Attention = "auto",
+    chunk: int | Sequence[int] | None = None,
+    position_bias: PositionBias | None = None,
+) -> SwinV2:
+    """The encoder of a folder without its weights, on the meta device; arguments and errors as `load_encoder`."""
     folder = find_encoder_folder(path)
     manifest = read_manifest(folder)
-    state = {name: t.float() for name, t in _read_weights(folder).items() if not name.startswith(HEAD)}
     architecture = _architecture(manifest, folder)
-    if in_chans is not None and in_chans != architecture.in_chans:
-        state = _adapt_channels(state, architecture.in_chans, in_chans, folder)
+    if in_chans is not None:
         architecture = dataclasses.replace(architecture, in_chans=in_chans)
     if resolution is None:
         resolution = manifest.resolution
         window = manifest.windows[0] if window is None else window  # later stages only clamp it
-    with torch.device("meta"):  # nothing is drawn that the weights replace
-        encoder = SwinV2(
+    with torch.device("meta"):
+        return SwinV2(
             architecture,
             resolution=resolution,
             window=window,
@@ -124,15 +166,6 @@ def load_encoder(
             attention=attention,
             chunk=chunk,
         )
-    report = coverage(encoder.state_dict(), state)
-    if not report.complete:
-        raise CheckpointError(
-            f"The weights of {folder} are not those of {architecture.name} as its manifest describes it:\n  {report}\n"
-            "Take a folder that save_encoder wrote and nobody edited."
-        )
-    encoder.to_empty(device="cpu")
-    encoder.load_state_dict(state)
-    return encoder
 
 
 def load_manifest(path: str | Path) -> Manifest:

@@ -79,7 +79,7 @@ def find(path: Path) -> Path:
     """
     if path.name == STATE:
         path = path.parent
-    if (path / STATE).is_file():
+    if (path / STATE).exists():
         if reason := problem(path):
             raise CheckpointError(f"checkpoint {path} is incomplete: {reason}. Resume from an older step beside it.")
         return path

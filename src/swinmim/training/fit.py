@@ -16,6 +16,7 @@ from swinmim.optim.schedules import lr_factor
 from swinmim.report import settings
 from swinmim.training.callbacks.emergency import Emergency
 from swinmim.training.callbacks.heartbeat import Heartbeat
+from swinmim.training.callbacks.last_validation import LastValidation
 from swinmim.training.callbacks.progress import Progress
 from swinmim.training.callbacks.randomness import StepRandomness
 from swinmim.training.callbacks.signals import Signals
@@ -91,7 +92,6 @@ def train(
     label: str,
     callbacks: Sequence[Callback],
     derived: Mapping[str, object],
-    num_val: int,
     output_dir: Path,
 ) -> dict[str, float]:
     """Print and log the derived values, train, validate the last weights, and write `metrics.json`.
@@ -102,7 +102,6 @@ def train(
         label: word before the progress bar.
         callbacks: those of the run beside seeding, throughput, progress and the answers to faults.
         derived: name -> value, for the start of the log.
-        num_val: images of the validation set; without any, nothing is validated.
         output_dir: directory of the run.
 
     Returns:
@@ -126,6 +125,7 @@ def train(
         config.strategy,
         accumulation=module.plan.accumulation,
         clip_grad_norm=config.optim.clip_grad_norm,
+        batch_size=config.batch_size,
         callbacks=[
             StepRandomness(config.seed),
             Throughput(config.global_batch_size),
@@ -134,6 +134,7 @@ def train(
             Emergency(),
             Stability(output_dir, config.callbacks.stability, seed=config.seed, origin=origin),
             signals,
+            LastValidation(),
             *callbacks,
         ],
         loggers=build_loggers(config.logger, output_dir, dataclasses.asdict(config)),
@@ -151,10 +152,6 @@ def train(
         with signals:
             trainer.fit(module, datamodule=datamodule, ckpt_path=state, weights_only=True)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if module.validated_at != trainer.global_step and num_val:
-            # Lightning does not validate where max_steps ends inside an epoch, or between two validation epochs
-            trainer.validate(module, datamodule=datamodule, verbose=False)
-            metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     except RuntimeError as error:
         if state is not None and "Error(s) in loading state_dict" in str(error):
             raise CheckpointError(f"resume: {state} does not fit this model. {error}") from error

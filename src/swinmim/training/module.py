@@ -2,17 +2,18 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from swinmim.config import schema
 from swinmim.optim.build import OptimConfig, build_optimizer
 from swinmim.optim.schedules import ScheduleConfig
 from swinmim.training.finite import FiniteGuard
+from swinmim.training.strategy import ZeroStrategy, full_weights
 
 
 @schema
@@ -36,6 +37,8 @@ class TrainingModule(L.LightningModule):
         rules: no-decay rules that must match (`optim.param_groups.NO_DECAY`).
         mean, std: per channel, in 0..1 units; kept as buffers `mean` and `std`.
         manifest: fields for the encoder folder's manifest.
+        build: makes the same network with its first weights, where `network` is on the meta device and the strategy
+            partitions it as it is built.
     """
 
     mean: torch.Tensor
@@ -53,16 +56,30 @@ class TrainingModule(L.LightningModule):
         mean: Sequence[float],
         std: Sequence[float],
         manifest: Mapping[str, Any],
+        build: Callable[[], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.optim, self.schedule, self.plan = optim, schedule, plan
         self.depths, self.rules = depths, rules
         self.manifest = manifest
-        self.validated_at = -1
         self.guard = FiniteGuard()
+        self.build = build
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
+
+    def configure_model(self) -> None:
+        """Build a partitioned network (ZeRO-3), once the ranks know each other; other networks are there already."""
+        strategy = self.trainer.strategy
+        if self.build is None or not isinstance(strategy, ZeroStrategy):
+            return
+        strategy.materialise(self.network, self.build)
+        self.build = None
+        # DeepSpeed leaves what it finds partitioned on its device, buffers and metrics included
+        self.mean, self.std = self.mean.to(strategy.root_device), self.std.to(strategy.root_device)
+        for child in self.children():
+            if child is not self.network:
+                child.to(strategy.root_device)
 
     def configure_optimizers(self) -> Any:
         optimizer, scheduler = build_optimizer(
@@ -83,6 +100,8 @@ class TrainingModule(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
+        if isinstance(self.trainer.strategy, ZeroStrategy):
+            return  # DeepSpeed clips as it steps
         assert gradient_clip_val is not None
         norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
         optimizer.found_inf = self.guard.judge(norm)
@@ -92,8 +111,14 @@ class TrainingModule(L.LightningModule):
     def training_loss(self, batch: Any) -> torch.Tensor:
         """Mean loss of a micro-batch on the device, without logging and without a trainer."""
 
-    def on_validation_end(self) -> None:
-        self.validated_at = self.global_step
+    def on_train_batch_end(self, *_: Any) -> None:
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ZeroStrategy) and (norm := strategy.grad_norm()) is not None:
+            self.log("train/grad_norm", norm)
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """The network's state dict; gathered on rank 0 where it is partitioned, so all ranks must call it."""
+        return full_weights(self.trainer.strategy, self.network)
 
     def log_training(self, loss: torch.Tensor) -> None:
         """Loss, rate and the x-axis of all charts."""

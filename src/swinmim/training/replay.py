@@ -1,8 +1,8 @@
 """The step that ended a run, in a folder that one device can run again.
 
-`OUTPUT/replay/step_*` holds `replay.json` (what to build, and which checkpoint), `weights.safetensors` (left out where
-they are in pieces, as with ZeRO-3), and for each rank at fault `rank_N.json` and `rank_N_batch_M.safetensors`. Masks
-and flips follow from the batch's seeds, drop path and mixup from the micro-batch's.
+`OUTPUT/replay/step_*` holds `replay.json` (what to build, and which checkpoint), `weights.safetensors`, and
+for each rank at fault `rank_N.json` and `rank_N_batch_M.safetensors`. Masks and flips follow from the batch's seeds,
+drop path and mixup from the micro-batch's.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ def write_bundle(
     names: Callable[[MicroBatch], list[str]],
     origin: dict[str, Any],
 ) -> Path:
-    """Every rank adds what it has to give.
+    """Every rank adds what it has to give; all must call it.
 
     Args:
         folder: one for all ranks.
@@ -59,11 +59,9 @@ def write_bundle(
         origin: plain values for `replay.json`: the typed config, precision, step, checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = module.network.state_dict()
-    whole = all(parameter.numel() for parameter in module.parameters())
+    state = module.full_weights()
     if rank == 0:
-        if whole:
-            save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, folder / WEIGHTS)
+        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, folder / WEIGHTS)
         normalisation = {"mean": module.mean.tolist(), "std": module.std.tolist()}
         plan = dataclasses.asdict(module.plan)
         _write(folder / INFO, {"version": VERSION, "plan": plan, **normalisation, **origin})
@@ -109,14 +107,7 @@ def read_micro_batches(folder: Path) -> list[tuple[str, MicroBatch, list[str]]]:
 
 
 def load_weights(folder: Path, module: TrainingModule) -> None:
-    """Raises:
-    DataError: the bundle holds no whole weights.
-    """
-    if not (folder / WEIGHTS).is_file():
-        raise DataError(
-            f"{folder} has no {WEIGHTS}, because the run had its weights in pieces. Consolidate the checkpoint that "
-            f"{INFO} names, and save its state dict there."
-        )
+    """The weights that the failing step met."""
     module.network.load_state_dict(load_file(folder / WEIGHTS))
 
 

@@ -59,41 +59,55 @@ def check_world(trainer: TrainerConfig, strategy: StrategyConfig) -> None:
     """Several devices need a strategy that uses them.
 
     Raises:
-        ConfigError: strategy=single with more than one device.
+        ConfigError: strategy=single with more than one device, or DeepSpeed without a GPU.
     """
     if strategy.kind == "single" and trainer.world_size > 1:
         raise ConfigError(
             f"strategy=single uses one device, but trainer.devices={trainer.devices} and "
             f"trainer.num_nodes={trainer.num_nodes} ask for {trainer.world_size}. Add strategy=ddp."
         )
+    if strategy.kind == "deepspeed" and not uses_gpu(trainer.accelerator):
+        raise ConfigError(
+            "strategy=deepspeed_* runs on CUDA GPUs, and this run is on the CPU. Take strategy=single or strategy=ddp "
+            "here; an encoder folder from either strategy is the same."
+        )
 
 
-def check_memory(num_parameters: int, accelerator: str) -> None:
+def uses_gpu(accelerator: str) -> bool:
+    """Whether a run with this setting would be on a GPU of this machine."""
+    return accelerator != "cpu" and torch.cuda.is_available()
+
+
+def check_memory(num_parameters: int, trainer: TrainerConfig, strategy: StrategyConfig) -> None:
     """Stop before anything is allocated when not even the training states fit.
 
     Args:
         num_parameters: of everything that is trained.
-        accelerator: as in TrainerConfig.
+        trainer, strategy: settings; ZeRO divides the states over the ranks.
 
     Raises:
         ConfigError: with what the model needs and what the device has.
     """
-    if accelerator != "cpu" and torch.cuda.is_available():
+    zero = strategy.zero
+    if uses_gpu(trainer.accelerator) and not (zero and zero.offload):
         where, has = "this GPU", torch.cuda.mem_get_info()[1]
     else:
         where, has = "this machine", host_memory()
-    needs = training_bytes(num_parameters)
+    needs = training_bytes(num_parameters, zero_stage=zero.stage if zero else 0, world_size=trainer.world_size)
+    if zero and zero.offload:
+        needs *= trainer.devices  # the states of all devices of a node lie in its memory
     if needs > has:
         raise ConfigError(
             f"the model does not fit: {num_parameters / 1e6:,.0f}M parameters need {needs / GIB:.1f} GiB for weights, "
-            f"gradients and AdamW moments (16 bytes each), {where} has {has / GIB:.1f} GiB. "
-            "Add debug=toy to try the same code path at toy width, or choose a smaller model."
+            f"gradients and AdamW moments ({needs / num_parameters:.3g} bytes each), {where} has {has / GIB:.1f} GiB. "
+            "Divide them over more GPUs (strategy=deepspeed_zero2 or _zero3), choose a smaller model, or add debug=toy "
+            "to try the same code path at toy width."
         )
 
 
 def has_bf16(accelerator: str) -> bool:
     """Whether bf16 matrix products are native on the device that a run would use."""
-    if accelerator != "cpu" and torch.cuda.is_available():
+    if uses_gpu(accelerator):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
@@ -137,6 +151,7 @@ def build_trainer(
     *,
     accumulation: int,
     clip_grad_norm: float,
+    batch_size: int,
     callbacks: Sequence[Callback],
     loggers: Sequence[Logger],
     output_dir: Path,
@@ -144,13 +159,14 @@ def build_trainer(
     """The trainer of a run. Data order, sampler and checkpoints are ours, so Lightning's own are off."""
     for chatty in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    precision = resolve_precision(config)
     return L.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
         num_nodes=config.num_nodes,
-        strategy=build_strategy(strategy),
         plugins=list(_plugins()),
-        precision=resolve_precision(config),  # type: ignore[arg-type]
+        strategy=build_strategy(strategy, bf16=precision == "bf16-mixed", batch_size=batch_size),
+        precision="32-true" if strategy.kind == "deepspeed" else precision,  # type: ignore[arg-type]
         max_epochs=config.max_epochs,
         max_steps=config.max_steps,
         accumulate_grad_batches=accumulation,

@@ -33,7 +33,7 @@ class Checkpoints(Checkpoint):
         output_dir: directory of the run.
         config: when to save and what to keep.
 
-    The module must have `save_encoder_folder(folder)`.
+    The module must have `full_weights()` and `save_encoder_folder(folder, weights)`.
     """
 
     def __init__(self, output_dir: Path, config: CheckpointConfig) -> None:
@@ -82,8 +82,9 @@ class Checkpoints(Checkpoint):
             io.begin(folder)
         trainer.strategy.barrier("checkpoint folder made")
         trainer.save_checkpoint(partial / io.STATE)
+        weights = pl_module.full_weights()  # type: ignore[operator]
         if trainer.is_global_zero:
-            pl_module.save_encoder_folder(partial / "encoder")  # type: ignore[operator]
+            pl_module.save_encoder_folder(partial / "encoder", weights)  # type: ignore[operator]
             io.commit(partial, folder)
             io.point(self.root / "last", folder)
             io.point(self.output_dir / "encoder", folder / "encoder")

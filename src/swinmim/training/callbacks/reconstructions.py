@@ -46,7 +46,7 @@ class Reconstructions(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
-        if not trainer.is_global_zero or (not last and (trainer.current_epoch + 1) % self.config.every_epochs):
+        if not last and (trainer.current_epoch + 1) % self.config.every_epochs:
             return
         loader = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
         batch = next(iter(loader))
@@ -57,6 +57,8 @@ class Reconstructions(Callback):
         with torch.inference_mode():
             columns = pl_module.reconstruct(batch)  # type: ignore[operator]
         pl_module.train(was_training)
+        if not trainer.is_global_zero:
+            return  # but its part of the weights was needed
         picture = draw_columns(columns, bands=self.config.bands)
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step_{trainer.global_step:08d}.png"

@@ -29,6 +29,7 @@ from swinmim.training.callbacks.randomness import micro_batch_seed
 from swinmim.training.finite import FiniteGuard, is_spike
 from swinmim.training.module import TrainingModule
 from swinmim.training.replay import MicroBatch, write_bundle
+from swinmim.training.strategy import ZeroStrategy
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,6 @@ class Stability(Callback):
         self.output_dir, self.config, self.seed, self.origin = output_dir, config, seed, origin
         self.guard = FiniteGuard(config.max_nonfinite_steps)
         self._border = Border()
-        self._judged: object = None
         self._number = 0
         self._now = _Step(-1, [])
         self._before = self._now
@@ -153,10 +153,9 @@ class Stability(Callback):
 
     def _judge_for_engine(self, trainer: L.Trainer, pl_module: TrainingModule) -> None:
         """DeepSpeed's engine clips, and passes over a step whose norm is not finite, by itself; here it is counted."""
-        if self.guard.state is self._judged:
-            norm = trainer.strategy.model.get_global_grad_norm()  # type: ignore[union-attr, operator]
-            self.guard.judge(torch.as_tensor(norm, dtype=torch.float32, device=pl_module.device))
-        self._judged = self.guard.state
+        if isinstance(trainer.strategy, ZeroStrategy):
+            norm = trainer.strategy.grad_norm()
+            self.guard.judge(torch.tensor(norm or 0.0, device=pl_module.device))
 
     def _act(self, trainer: L.Trainer, pl_module: TrainingModule, values: Sequence[float]) -> bool:
         """Look at the step before this one; True when the weights were set back."""
