@@ -72,6 +72,22 @@ def test_too_many_bad_steps_end_the_run_before_the_weights_change(tmp_path, star
 
 
 @pytest.mark.reliability
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_skips_a_bad_batch_and_it_is_counted(tmp_path, start, stage):
+    settings = ("callbacks.checkpoint.every_steps=1", "callbacks.checkpoint.keep_last=9")
+    fault = Fault("multiply", (3,), rank=1, factor=float("inf"))
+    run = start(tmp_path / "run", f"strategy=deepspeed_zero{stage}", *settings, world=2, faults=[fault])
+    assert run.wait(200) == [0, 0], run.text()[-3000:] + run.text(1)[-3000:]
+    folders = [io.step_folder(tmp_path / "run" / "checkpoints", step) for step in (2, 3, 4)]
+    before, after, later = (load_file(folder / "encoder" / "model.safetensors") for folder in folders)
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert not all(torch.equal(tensor, later[name]) for name, tensor in before.items())
+    (event,) = read_events(tmp_path / "run", 1)
+    assert (event["step"], len(event["samples"])) == (3, 8)
+    assert column(tmp_path / "run", "health/nan_steps")[-1] == 1
+
+
+@pytest.mark.reliability
 def test_both_ranks_stop_at_the_same_step(tmp_path, start):
     fault = Fault("multiply", (3, 4, 5, 6), rank=1, factor=NAN)
     run = start(tmp_path / "run", "callbacks.stability.max_nonfinite_steps=2", world=2, faults=[fault])

@@ -119,6 +119,14 @@ def _body(arguments: Sequence[str], environment: dict[str, str], log: Path, faul
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
     faulthandler.enable(sys.stderr)
     os.environ |= environment
+    if any(argument.startswith("strategy=deepspeed") for argument in arguments):
+        import zero_worker  # DeepSpeed on a CPU
+
+        import pretrain.run
+        from swinmim.training import strategy
+
+        strategy.ZeroStrategy = zero_worker.CPUZeroStrategy  # type: ignore[misc]
+        pretrain.run.check_world = lambda *_: None
     for fault in faults:
         fault.install(int(environment.get("RANK", "0")))
     sys.argv = ["pretrain", *arguments]
@@ -142,7 +150,8 @@ class Run:
         self.logs = [output_dir.parent / f"{output_dir.name}.{time.monotonic_ns()}.{rank}.log" for rank in range(world)]
         arguments = [*SMALL, f"output_dir={output_dir}", f"batch_size={16 // world}"]
         if world > 1:
-            arguments += ["strategy=ddp", f"trainer.devices={world}"]
+            arguments += [f"trainer.devices={world}"]
+            arguments += [] if any(text.startswith("strategy=") for text in overrides) else ["strategy=ddp"]
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.processes = []
