@@ -62,9 +62,9 @@ class Fault:
         if self.kind == "save_signal":
             saving = PretrainModule.save_encoder_folder
 
-            def save_encoder_folder(module: Any, folder: Path) -> None:
+            def save_encoder_folder(*arguments: Any) -> None:
                 self._send()
-                saving(module, folder)
+                saving(*arguments)
 
             PretrainModule.save_encoder_folder = save_encoder_folder  # type: ignore[method-assign]
             return
