@@ -10,9 +10,9 @@ TEST_ENV := OMP_NUM_THREADS=1 WANDB_MODE=offline
 
 help:
 	@echo "make demo       the whole road on handwritten digits, about 5 minutes on 2 CPU cores"
-	@echo "make test       all tests but those of test-reliability"
+	@echo "make test       all tests but those of reliability"
 	@echo "make test-fast  without the tests marked slow"
-	@echo "make test-reliability  kills, faults and attacks on whole runs"
+	@echo "make test-reliability  kills, full disks, resumes: faults, attacks, DeepSpeed; under 20 minutes"
 	@echo "make check      format, lint, types, import rules"
 	@echo "make format     rewrite the files as 'make check' wants them"
 
@@ -34,7 +34,7 @@ test-fast: install
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 -m "not slow and not reliability"
 
 test-reliability: install
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 -m reliability tests/reliability
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 -m "reliability or not reliability" tests/reliability tests/integration/test_deepspeed.py
 
 check: install
 	$(BIN)/ruff format --check .

@@ -18,6 +18,10 @@ class Contender(nn.Module):
         self.architecture, self.resolution, self.stages = ours.architecture, ours.resolution, ours.stages
         self.in_chans, self.stride, self.num_features = ours.in_chans, ours.stride, ours.num_features
 
+    def take(self, ours: SwinV2) -> None:
+        """Our weights, under its names."""
+        raise NotImplementedError
+
 
 class TimmEncoder(Contender):
     def __init__(self, ours: SwinV2) -> None:
@@ -36,6 +40,8 @@ class TimmEncoder(Contender):
             drop_path_rate=0.0,
             pretrained_window_sizes=ours.pretrained_windows,
         )
+
+    def take(self, ours: SwinV2) -> None:
         self.model.load_state_dict(ours.state_dict(), strict=True)
 
     def embed(self, images_BCHW: Tensor) -> Tensor:
@@ -67,6 +73,8 @@ class HfEncoder(Contender):
             drop_path_rate=0.0,
         )
         self.model = Swinv2Model(config, add_pooling_layer=False)
+
+    def take(self, ours: SwinV2) -> None:
         self.model.load_state_dict(to_huggingface(ours.state_dict()), strict=True)
 
     def embed(self, images_BCHW: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Images of any number of bands (multispectral): .npy and .tif to uint8 (H, W, C), without pickle."""
+"""Images of any number of bands (multispectral): .npy and .tif to 8 or 16 bits (H, W, C), without pickle."""
 
 import io
 import struct
 import zlib
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +14,26 @@ NPY_MAGIC = b"\x93NUMPY"
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 FULL_RANGE = (0, 65535)
 
+Bits = Literal[8, 16]
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
-def to_eight_bits(values: NDArray[Any], value_range: tuple[int, int] = FULL_RANGE) -> NDArray[np.uint8]:
-    """16-bit values scaled so that `value_range` becomes 0..255; what lies outside is cut. 8-bit values stay."""
+
+def peak(bits: int) -> int:
+    """The value that stands for 1: 255 or 65535."""
+    return (1 << bits) - 1
+
+
+def to_bits(values: NDArray[Any], bits: Bits, value_range: tuple[int, int] = FULL_RANGE) -> Pixels:
+    """16-bit values scaled so that `value_range` fills the given bits; what lies outside is cut.
+
+    8-bit values fill their own range already, whatever `value_range` says.
+    """
     if values.dtype == np.uint8:
-        return np.asarray(values)
+        return np.asarray(values) if bits == 8 else values.astype(np.uint16) * np.uint16(257)
     low, high = value_range
-    scaled = (np.clip(values.astype(np.int64), low, high) - low) * 510 // (high - low)
-    return ((scaled + 1) // 2).astype(np.uint8)
+    scaled = (np.clip(values.astype(np.int64), low, high) - low) * (2 * peak(bits)) // (high - low)
+    halves = (scaled + 1) // 2
+    return halves.astype(np.uint8) if bits == 8 else halves.astype(np.uint16)
 
 
 def is_array(data: bytes) -> bool:
@@ -34,30 +46,30 @@ def is_tiff(data: bytes) -> bool:
 
 
 def decode_bands(
-    data: bytes, channels: int, max_pixels: int, value_range: tuple[int, int] = FULL_RANGE
-) -> NDArray[np.uint8]:
+    data: bytes, channels: int, max_pixels: int, value_range: tuple[int, int] = FULL_RANGE, bits: Bits = 8
+) -> Pixels:
     """Decode .npy or TIFF with (H, W, C), (C, H, W) or, for one channel, (H, W) values of 8 or 16 bits.
 
     Args:
         data: the file.
         channels: how many there must be; the axis of this length, the last one first, is taken for them.
         max_pixels: refuse larger images before they are decoded.
-        value_range: of 16-bit values, see `to_eight_bits`.
+        value_range, bits: see `to_bits`.
 
     Returns:
-        uint8 (H, W, channels).
+        uint8 or uint16 (H, W, channels).
 
     Raises:
         ValueError: damaged, too large, or of another shape or type.
         DataError: TIFF, and tifffile is not installed.
     """
     values = _read_npy(data, channels, max_pixels) if is_array(data) else _read_tiff(data, channels, max_pixels)
-    return to_eight_bits(values, value_range)
+    return to_bits(values, bits, value_range)
 
 
 def _check(shape: tuple[int, ...], dtype: np.dtype[Any], channels: int, max_pixels: int) -> int:
     """The axis of the channels; raises before anything is allocated."""
-    if dtype not in (np.uint8, np.uint16):
+    if dtype.newbyteorder("=") not in (np.uint8, np.uint16):
         raise ValueError(f"{dtype} values have no known range; store uint8 or uint16")
     full = (*shape, 1) if len(shape) == 2 else shape
     if len(full) != 3 or channels not in (full[2], full[0]) or 0 in full:
@@ -71,7 +83,8 @@ def _check(shape: tuple[int, ...], dtype: np.dtype[Any], channels: int, max_pixe
 
 def _layout(values: NDArray[Any], axis: int) -> NDArray[Any]:
     values = values[:, :, None] if values.ndim == 2 else values
-    return np.array(np.moveaxis(values, axis, 2), order="C")  # a copy: torch wants memory it may write to
+    # a copy: torch wants memory it may write to, in its own byte order
+    return np.array(np.moveaxis(values, axis, 2), values.dtype.newbyteorder("="), order="C")
 
 
 def _read_npy(data: bytes, channels: int, max_pixels: int) -> NDArray[Any]:
@@ -103,10 +116,11 @@ def _read_tiff(data: bytes, channels: int, max_pixels: int) -> NDArray[Any]:
         raise ValueError(f"damaged TIFF ({error})") from error
 
 
-def npy_bytes(values: NDArray[np.uint8]) -> bytes:
-    """The .npy file of an array, the same bytes with any numpy."""
-    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {values.shape}, }}"
-    return npy_head(header) + values.tobytes()
+def npy_bytes(values: Pixels) -> bytes:
+    """The .npy file of an array, the same bytes with any numpy on any machine."""
+    stored = values.astype("<u2" if values.dtype == np.uint16 else "|u1", order="C")
+    header = f"{{'descr': '{stored.dtype.str}', 'fortran_order': False, 'shape': {values.shape}, }}"
+    return npy_head(header) + stored.tobytes()
 
 
 def npy_head(header: str) -> bytes:

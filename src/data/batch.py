@@ -11,7 +11,7 @@ from torch import Tensor
 class ImageBatch(TypedDict):
     """Images without labels.
 
-    image: uint8 (B, H, W, C), cropped and resized, not yet flipped or normalised.
+    image: uint8, or uint16 from a set of 16 bits, (B, H, W, C), cropped and resized, not yet flipped or normalised.
     seed: int64 (B,), one non-negative random seed per sample, a function of (run seed, epoch, global position). Flip
         and mask on the device are derived from it, so they do not depend on rank, worker or restart.
     index: int64 (B,), index of the delivered image in its shard set.

@@ -40,7 +40,9 @@ def _make(given: argparse.Namespace) -> int:
 
 def _index(given: argparse.Namespace) -> int:
     classes = Path(given.classes).read_text().split("\n") if given.classes else None
-    report = index_tars(given.path, channels=given.channels, classes=[c for c in classes if c] if classes else None)
+    report = index_tars(
+        given.path, channels=given.channels, bits=given.bits, classes=[c for c in classes if c] if classes else None
+    )
     print(f"indexed {report.samples:,} samples")
     for reason, count in report.ignored.items():
         if count:
@@ -93,8 +95,10 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
     add("min-side", int, "refuse smaller images")
     add("max-pixels", int, "refuse larger images")
     add("channels", int, "3 colour, 1 grey, other numbers for .npy and TIFF of that many bands")
+    parser.add_argument("--bits", type=int, choices=(8, 16), default=8, help="stored per value; 16 takes .npy and TIFF"
+                        " and keeps their depth")  # fmt: skip
     parser.add_argument("--value-range", type=int, nargs=2, default=defaults.value_range, metavar=("LOW", "HIGH"),
-                        help="16-bit values that become 0 and 255 (default %(default)s)")  # fmt: skip
+                        help="16-bit values that become 0 and 1 (default %(default)s)")  # fmt: skip
     add("seed", int, "of the shuffle")
     add("shard-samples", int, "images per shard, at most")
     add("shard-bytes", int, "source bytes per shard, at most")
@@ -115,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     index = commands.add_parser("index", help="make a directory of WebDataset tars addressable")
     index.add_argument("path")
     index.add_argument("--channels", type=int, default=3)
+    index.add_argument("--bits", type=int, choices=(8, 16), default=8)
     index.add_argument("--classes", help="file with one class name a line, in label order")
     index.set_defaults(run=_index)
     check = commands.add_parser("verify", help="compare every byte with the manifest")

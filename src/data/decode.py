@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.bands import FULL_RANGE, decode_bands, is_array, is_tiff, to_eight_bits
+from data.bands import FULL_RANGE, Bits, Pixels, decode_bands, is_array, is_tiff, to_bits
 from data.jpeg import JpegHeader, decode_jpeg, jpeg_header
 
 Decoder = Literal["turbo", "pil"]
@@ -93,7 +93,7 @@ def to_mode(image: Image.Image, mode: str = "RGB", value_range: tuple[int, int] 
     Args:
         image: as `read_header` returns it.
         mode: "RGB" or "L".
-        value_range: of 16-bit values, see `bands.to_eight_bits`.
+        value_range: of 16-bit values, see `bands.to_bits`.
 
     Raises:
         DecodeError: damaged pixels, or floating-point pixels, whose range is not known.
@@ -119,7 +119,7 @@ def _convert(image: Image.Image, value_range: tuple[int, int]) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise DecodeError("32-bit pixels have no known range; scale them to 8 or 16 bits")
-        return Image.fromarray(to_eight_bits(values, value_range))
+        return Image.fromarray(to_bits(values, 8, value_range))
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -127,24 +127,25 @@ def _convert(image: Image.Image, value_range: tuple[int, int]) -> Image.Image:
 
 
 def decode(
-    data: bytes, channels: int = 3, *, max_pixels: int = MAX_PIXELS, decoder: Decoder = "turbo"
-) -> NDArray[np.uint8]:
+    data: bytes, channels: int = 3, *, bits: Bits = 8, max_pixels: int = MAX_PIXELS, decoder: Decoder = "turbo"
+) -> Pixels:
     """Decode an image file.
 
     Args:
         data: the file's bytes, in any accepted format whatever its name says.
         channels: 3 for RGB, 1 for grey, any other number for .npy and TIFF of that many bands.
+        bits: 16 for .npy and TIFF only, whatever the channels.
         max_pixels: refuse larger images before decoding.
         decoder: see `Decoder`.
 
     Returns:
-        uint8 (H, W, channels).
+        uint8, or uint16 with `bits=16`, (H, W, channels).
 
     Raises:
         DecodeError: not an image, damaged, too large, or of another number of channels.
     """
-    if is_array(data) or channels not in (1, 3):
-        return read_bands(data, channels, max_pixels)
+    if is_array(data) or channels not in (1, 3) or bits == 16:
+        return read_bands(data, channels, max_pixels, bits=bits)
     header = jpeg_header(data) if decoder == "turbo" else None
     if header is not None and header.components in (1, 3):
         return upright(decode_strictly(data, header, channels, max_pixels), header.orientation)
@@ -163,14 +164,19 @@ def decode_strictly(data: bytes, header: JpegHeader, channels: int, max_pixels: 
 
 
 def read_bands(
-    data: bytes, channels: int, max_pixels: int = MAX_PIXELS, value_range: tuple[int, int] = FULL_RANGE
-) -> NDArray[np.uint8]:
+    data: bytes,
+    channels: int,
+    max_pixels: int = MAX_PIXELS,
+    value_range: tuple[int, int] = FULL_RANGE,
+    bits: Bits = 8,
+) -> Pixels:
     """`bands.decode_bands` with DecodeError for whatever is wrong with the file."""
     if not data:
         raise DecodeError("empty file")
     if not is_array(data) and not is_tiff(data):
-        raise DecodeError(f"images have 1 or 3 channels, the set wants {channels}: store .npy or TIFF")
+        wanted = f"16 bits of {channels} channel(s)" if bits == 16 else f"{channels} channels"
+        raise DecodeError(f"images have 8 bits of 1 or 3 channels, the set wants {wanted}: store .npy or TIFF")
     try:
-        return decode_bands(data, channels, max_pixels, value_range)
+        return decode_bands(data, channels, max_pixels, value_range, bits)
     except ValueError as error:
         raise DecodeError(str(error)) from error

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from data.bands import FULL_RANGE, is_array, is_tiff, npy_bytes
+from data.bands import FULL_RANGE, Bits, Pixels, is_array, is_tiff, npy_bytes, peak
 from data.decode import (
     MAX_BYTES,
     MAX_PIXELS,
@@ -32,7 +31,9 @@ class EncodeOptions:
     min_side: images with a shorter side are refused.
     max_pixels: images with more pixels are refused before they are decoded.
     channels: 3 for RGB, 1 for grey; any other number takes .npy and TIFF of that many bands and stores .npy.
-    value_range: the 16-bit values that become 0 and 255. Sensors rarely fill 16 bits: Sentinel-2, say, wants 0, 10000.
+    bits: 8 or 16 per value. 16 takes .npy and TIFF of any number of channels and stores .npy.
+    value_range: the 16-bit values that become 0 and the largest stored one. Sensors rarely fill 16 bits: Sentinel-2,
+        say, wants 0, 10000.
     """
 
     resize: int | None = 256
@@ -40,6 +41,7 @@ class EncodeOptions:
     min_side: int = 8
     max_pixels: int = MAX_PIXELS
     channels: int = 3
+    bits: Bits = 8
     value_range: tuple[int, int] = FULL_RANGE
 
     def __post_init__(self) -> None:
@@ -48,6 +50,7 @@ class EncodeOptions:
             f"resize must be at least 1, got {self.resize}": self.resize is None or self.resize >= 1,
             f"quality must lie between 1 and 100, got {self.quality}": 1 <= self.quality <= 100,
             f"channels must be at least 1, got {self.channels}": self.channels >= 1,
+            f"bits must be 8 or 16, got {self.bits}": self.bits in (8, 16),
             f"value_range must rise, got {low} to {high}": low < high,
         }
         if broken := [rule for rule, holds in rules.items() if not holds]:
@@ -56,7 +59,7 @@ class EncodeOptions:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The bytes to store, their suffix, and per channel the number, sum and sum of squares of pixel values 0..255."""
+    """The bytes to store, their suffix, and per channel the number, sum and sum of squares of pixel values."""
 
     data: bytes
     suffix: str
@@ -68,7 +71,7 @@ class Encoded:
 _VALUES = np.arange(256, dtype=np.int64)
 
 
-def moments(pixels: Image.Image | NDArray[np.uint8]) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+def moments(pixels: Image.Image | Pixels) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     """Number of pixels, and per channel the sum and the sum of squares of their values."""
     # Whole numbers: the same for any order of summing, so statistics do not depend on the number of writers.
     if isinstance(pixels, Image.Image):
@@ -76,6 +79,9 @@ def moments(pixels: Image.Image | NDArray[np.uint8]) -> tuple[int, tuple[int, ..
         number = pixels.width * pixels.height
     else:
         flat = pixels.reshape(-1, pixels.shape[-1])
+        if flat.dtype == np.uint16:
+            values = flat.astype(np.int64)  # 65535**2 times MAX_PIXELS fits
+            return len(flat), tuple(values.sum(0).tolist()), tuple((values * values).sum(0).tolist())
         counts = np.stack([np.bincount(channel, minlength=256) for channel in flat.T])
         number = len(flat)
     return number, tuple((counts @ _VALUES).tolist()), tuple((counts @ _VALUES**2).tolist())
@@ -86,15 +92,17 @@ def encode(data: bytes, options: EncodeOptions) -> Encoded:
 
     Files that need no change (upright sRGB or grey JPEG or PNG, small enough) are copied byte for byte. Others become
     JPEG, or PNG where the source is lossless and was not shrunk, so that tiny scans keep every pixel. Sets of other
-    than 1 or 3 channels become .npy.
+    than 1 or 3 channels, or of 16 bits, become .npy.
 
     Raises:
         DecodeError: with the reason.
     """
     if len(data) > MAX_BYTES:
         raise DecodeError(f"{len(data)} bytes exceed the limit of {MAX_BYTES} for one image")
-    if options.channels not in (1, 3):
-        pixels = _shrunk_bands(read_bands(data, options.channels, options.max_pixels, options.value_range), options)
+    if options.channels not in (1, 3) or options.bits == 16:
+        pixels = _shrunk_bands(
+            read_bands(data, options.channels, options.max_pixels, options.value_range, options.bits), options
+        )
         return Encoded(npy_bytes(pixels), "npy", *moments(pixels))
     image, suffix, lossless = _open(data, options)
     short = min(image.size)
@@ -187,13 +195,16 @@ def _shrunk(image: Image.Image, factor: float) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
-def _shrunk_bands(pixels: NDArray[np.uint8], options: EncodeOptions) -> NDArray[np.uint8]:
+def _shrunk_bands(pixels: Pixels, options: EncodeOptions) -> Pixels:
     height, width, channels = pixels.shape
     _check_side(width, height, options)
     if options.resize is None or min(height, width) <= options.resize:
         return pixels
     factor = options.resize / min(height, width)
-    return np.stack([np.asarray(_shrunk(Image.fromarray(pixels[:, :, c]), factor)) for c in range(channels)], axis=2)
+    values = pixels if options.bits == 8 else pixels.astype(np.float32)  # Pillow's 16-bit resize is not exact
+    bands = [np.asarray(_shrunk(Image.fromarray(values[:, :, c]), factor)) for c in range(channels)]
+    shrunk = np.stack(bands, axis=2)
+    return shrunk if options.bits == 8 else np.clip(np.rint(shrunk), 0, peak(16)).astype(np.uint16)
 
 
 def _compress(image: Image.Image, suffix: str, quality: int) -> bytes:

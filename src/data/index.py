@@ -4,16 +4,16 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from data.archive import Member, members, write_file
+from data.bands import FULL_RANGE, Bits, Pixels
 from data.decode import MAX_BYTES, DecodeError, decode
-from data.encode import moments
 from data.order import permutation
-from data.part import statistics
+from data.part import measure
 from data.shards import MANIFEST, VERSION, Shard, ShardSet, index_bytes
 from swinmim.errors import DataError
 
@@ -94,13 +94,19 @@ def _single(sample: _Sample, name: str, report: IndexReport) -> list[_Sample]:
 
 
 def index_tars(
-    path: str | Path, *, channels: int = 3, classes: Sequence[str] | None = None, sampled: int = 1000
+    path: str | Path,
+    *,
+    channels: int = 3,
+    bits: Bits = 8,
+    classes: Sequence[str] | None = None,
+    sampled: int = 1000,
 ) -> IndexReport:
     """Write index files and a manifest into a directory of WebDataset tars.
 
     Args:
         path: the directory; all its *.tar take part, in the order of their names.
         channels: of the images.
+        bits: per value of a batch; 16 for tars of .npy and TIFF, whose values then count from 0 to 65535.
         classes: names in label order; None for the numbers.
         sampled: decode so many images, spread over the set, for the statistics.
 
@@ -140,6 +146,8 @@ def index_tars(
         "version": VERSION,
         "samples": report.samples,
         "channels": channels,
+        "bits": bits,
+        "value_range": list(FULL_RANGE),
         "mean": [0.5] * channels,
         "std": [0.5] * channels,
         "classes": names,
@@ -155,21 +163,20 @@ def index_tars(
 
 
 def _statistics(shards: ShardSet, sampled: int) -> tuple[list[float], list[float]]:
-    pixels, total, squares = 0, [0] * shards.channels, [0] * shards.channels
     bad = []
-    for index in permutation(len(shards), "statistics")[:sampled].tolist():
-        record = shards.read(index)
-        try:
-            count, first, second = moments(decode(record.data, shards.channels))
-        except DecodeError as error:
-            bad.append(f"{record.shard}: {record.key}: {error}")
-            continue
-        pixels += count
-        total = [a + b for a, b in zip(total, first, strict=True)]
-        squares = [a + b for a, b in zip(squares, second, strict=True)]
-    if pixels == 0:
+
+    def readable() -> Iterator[Pixels]:
+        for index in permutation(len(shards), "statistics")[:sampled].tolist():
+            record = shards.read(index)
+            try:
+                yield decode(record.data, shards.channels, bits=shards.bits)
+            except DecodeError as error:
+                bad.append(f"{record.shard}: {record.key}: {error}")
+
+    found = measure(readable(), shards.channels, shards.bits)
+    if found is None:
         raise DataError(
             f"None of {len(bad)} images of {shards.path} can be decoded with {shards.channels} channels. The first:\n  "
             + "\n  ".join(bad[:5])
         )
-    return statistics(pixels, total, squares)
+    return found

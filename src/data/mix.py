@@ -27,13 +27,14 @@ class MixedSet(ShardSet):
     def __init__(self, sets: Sequence[ShardSet], weights: Sequence[float]) -> None:
         if any(not weight > 0 for weight in weights):
             raise ConfigError(f"The weights of mixed sets must be positive, got {list(weights)}.")
-        if len({part.channels for part in sets}) > 1:
+        if len({(part.channels, part.bits) for part in sets}) > 1:
             raise DataError(
-                "Mixed sets must have the same channels: "
-                + ", ".join(f"{part.path} has {part.channels}" for part in sets)
+                "Mixed sets must have the same channels and bits: "
+                + ", ".join(f"{part.path} has {part.channels} of {part.bits} bits" for part in sets)
             )
         self.sets, self.weights = tuple(sets), np.array(weights) / sum(weights)
-        self.path, self.channels, self.classes = sets[0].path, sets[0].channels, ()
+        self.path, self.classes = sets[0].path, ()
+        self.channels, self.bits = sets[0].channels, sets[0].bits
         self.fingerprint = hashlib.sha256("".join(part.fingerprint for part in sets).encode()).hexdigest()
         self.shards = tuple(shard for part in sets for shard in part.shards)
         mean = sum(w * np.array(part.mean) for w, part in zip(self.weights, sets, strict=True))

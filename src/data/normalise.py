@@ -61,14 +61,23 @@ def _(seed_B: Tensor, stream: int, count: int) -> Tensor:
 
 
 def random_flip(image_BHWC: Tensor, seed_B: Tensor) -> Tensor:
-    """Mirror each image left to right with probability one half, decided by its seed. Same shape and dtype."""
+    """Mirror each image left to right with probability one half, decided by its seed. Same shape and values; uint16,
+
+    for which few kernels exist, comes back as int32.
+    """
+    if image_BHWC.dtype == torch.uint16:
+        image_BHWC = image_BHWC.to(torch.int32)
     flip = (hash_bits(seed_B, FLIP_STREAM, 1) & 1).bool()
     return torch.where(flip[:, :, None, None], image_BHWC.flip(2), image_BHWC)
 
 
 def normalise(image_BHWC: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:
-    """uint8 (B, H, W, C) to float32 (B, C, H, W): (image / 255 - mean) / std, mean and std in 0..1 units."""
+    """(B, H, W, C) to float32 (B, C, H, W): (image / peak - mean) / std, mean and std in 0..1 units.
+
+    The peak is 255 for uint8 and 65535 for uint16.
+    """
+    peak = 255.0 if image_BHWC.dtype == torch.uint8 else 65535.0
     mean_C = torch.as_tensor(mean, dtype=torch.float32, device=image_BHWC.device)
     std_C = torch.as_tensor(std, dtype=torch.float32, device=image_BHWC.device)
-    scaled_BHWC = (image_BHWC.to(torch.float32) / 255.0 - mean_C) / std_C
+    scaled_BHWC = (image_BHWC.to(torch.float32) / peak - mean_C) / std_C
     return scaled_BHWC.permute(0, 3, 1, 2).contiguous()

@@ -50,6 +50,17 @@ def _mix(z: Words) -> Words:
     return np.asarray(z ^ (z >> np.uint64(31)))
 
 
+def uniform(sample_seed: int, counter: int) -> float:
+    """Number `counter` of the sequence that belongs to a sample's seed, in [0, 1): `words` in Python's own integers,
+
+    which for a few numbers takes a tenth of the time.
+    """
+    word = (sample_seed + (counter + 1) * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    return float((word ^ (word >> 31)) >> 11) * 2.0**-53
+
+
 def permutation(count: int, *parts: int | str) -> Ints:
     """A permutation of range(count), keyed by `parts`; int64 (count,)."""
     return np.argsort(
@@ -92,11 +103,6 @@ def _add(number: Words, word: Words, modulus: Words) -> Words:
     """number + word scaled to range(modulus), modulo modulus; a 64-bit division would take most of the time."""
     number = number + ((word >> _HALF) * modulus >> _HALF)
     return np.asarray(np.minimum(number, number - modulus))  # an unneeded difference wraps to a huge word
-
-
-def uniforms(sample_seed: int, count: int) -> NDArray[np.float64]:
-    """`count` numbers in [0, 1) that depend on `sample_seed` only; float64 (count,)."""
-    return (words(sample_seed, np.arange(count)) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def sample_seeds(seed: int, epoch: int, positions: Ints, purpose: str = "train") -> Ints:
@@ -151,7 +157,8 @@ class ShardStarts:
 
     def __init__(self, sizes: Sequence[int] | Ints) -> None:
         self.starts: Ints = np.concatenate(([0], np.cumsum(np.asarray(sizes, dtype=np.int64))))
-        self.num_shards = len(self.starts) - 1
+        self.sizes: Ints = np.diff(self.starts)
+        self.num_shards = len(self.sizes)
         self.num_samples = int(self.starts[-1])
 
     def around(self, slots: Ints) -> Ints:
@@ -222,14 +229,15 @@ class EpochOrder:
         return np.stack([borders[:-1], borders[1:]], 1)[chosen], np.concatenate(([0], np.cumsum(sizes)))
 
     def _run(self, number: int) -> tuple[Ints, Ints]:
-        """First sample of each shard of a run in reading order, and where each starts in the run (one longer)."""
+        """First sample of each shard of a run in reading order, and where each starts in the stream."""
         found = self._inner.get(number)
         if found is None:
-            begin, end = self._runs[0][number]
-            slots = begin + permutation(int(end - begin), "run", self.seed, self.epoch, number)
-            firsts = self.shards.starts[slots % self.shards.num_shards]
-            sizes = self.shards.around(slots + 1) - self.shards.around(slots)
-            found = firsts, np.concatenate(([0], np.cumsum(sizes)))
+            borders, starts = self._runs
+            begin, end = borders[number].tolist()
+            slots = begin + permutation(end - begin, "run", self.seed, self.epoch, number)
+            shards = np.where(slots < self.shards.num_shards, slots, slots - self.shards.num_shards)
+            places = np.cumsum(self.shards.sizes[shards]) - self.shards.sizes[shards] + starts[number]
+            found = self.shards.starts[shards], places
             if len(self._inner) > 4 * self.lanes:
                 self._inner.clear()
             self._inner[number] = found
@@ -237,16 +245,10 @@ class EpochOrder:
 
     def _samples(self, places: Ints) -> Ints:
         """Sample indices at these places of the stream of permuted shards."""
-        _, starts = self._runs
-        runs = np.searchsorted(starts, places, "right") - 1
-        inside = places - starts[runs]
-        out = np.empty_like(places)
-        for number in np.unique(runs).tolist():
-            here = runs == number
-            firsts, shard_starts = self._run(number)
-            shard = np.searchsorted(shard_starts, inside[here], "right") - 1
-            out[here] = firsts[shard] + inside[here] - shard_starts[shard]
-        return out
+        runs = np.unique(np.searchsorted(self._runs[1], places, "right") - 1).tolist()
+        firsts, starts = (np.concatenate(parts) for parts in zip(*map(self._run, runs), strict=True))
+        shard = np.searchsorted(starts, places, "right") - 1
+        return np.asarray(firsts[shard] + places - starts[shard])
 
     def batch(self, step: int) -> Ints:
         """Sample indices of global batch `step`; int64 (global_batch,), indices count through the shards in order."""

@@ -3,14 +3,15 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from data.archive import TarWriter, write_file
+from data.bands import Bits, Pixels, peak
 from data.decode import DecodeError
-from data.encode import encode
+from data.encode import encode, moments
 from data.plan import Source, WriteOptions
 from data.shards import SUFFIXES, Shard, index_bytes
 
@@ -96,12 +97,26 @@ def write_part(
     return part
 
 
-def statistics(pixels: int, total: Sequence[int], squares: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel, in 0..1 units, from sums over pixel values 0..255."""
+def statistics(
+    pixels: int, total: Sequence[int], squares: Sequence[int], bits: Bits = 8
+) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel, in 0..1 units, from sums over pixel values of so many bits."""
+    one = peak(bits)
     mean, std = [], []
     for first, second in zip(total, squares, strict=True):
         variance = second / pixels - (first / pixels) ** 2
-        mean.append(round(first / pixels / 255, 6))
+        mean.append(round(first / pixels / one, 6))
         # A constant channel would divide by zero later.
-        std.append(round(max(math.sqrt(max(variance, 0.0)) / 255, 1 / 255), 6))
+        std.append(round(max(math.sqrt(max(variance, 0.0)) / one, 1 / one), 6))
     return mean, std
+
+
+def measure(images: Iterable[Pixels], channels: int, bits: Bits = 8) -> tuple[list[float], list[float]] | None:
+    """`statistics` of these images; None when there are none."""
+    pixels, total, squares = 0, [0] * channels, [0] * channels
+    for image in images:
+        count, first, second = moments(image)
+        pixels += count
+        total = [a + b for a, b in zip(total, first, strict=True)]
+        squares = [a + b for a, b in zip(squares, second, strict=True)]
+    return statistics(pixels, total, squares, bits) if pixels else None

@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.shards import MANIFEST, Shard, ShardSet, read_manifest
+from swinmim.config import holds_password
 from swinmim.errors import DataError
 
 log = logging.getLogger(__name__)
 
 SCHEMES = ("https", "s3", "gs", "hf")
-_EXTRAS = {"https": "remote", "http": "remote", "s3": "remote", "gs": "remote, and gcsfs"}
+_INSTALL = {"gs": "gcsfs", "hf": "huggingface_hub"}  # the others need the extra
 _TRIES = 6
 _FIRST_PAUSE = 1.0  # seconds, doubled after every failure
 _CHUNK = 1 << 20
@@ -38,14 +39,18 @@ def check_url(url: str, *, allow_insecure: bool = False) -> str:
     """The scheme of a URL that may be read.
 
     Raises:
-        DataError: any other scheme; nothing that runs a program, and http only on request.
+        DataError: any other scheme; nothing that runs a program, http only on request; or a password in the URL.
     """
     scheme = url.partition(":")[0]
-    if scheme == "http" and allow_insecure:
-        return scheme
-    if scheme not in SCHEMES:
+    if scheme not in SCHEMES and not (scheme == "http" and allow_insecure):
         hint = " Add data.allow_insecure=true to read over plain http." if scheme == "http" else ""
-        raise DataError(f"Remote sets are read over {', '.join(SCHEMES)}; got {url}.{hint}")
+        shown = f"a {scheme} URL with a password" if holds_password(url) else url
+        raise DataError(f"Remote sets are read over {', '.join(SCHEMES)}; got {shown}.{hint}")
+    if holds_password(url):
+        raise DataError(
+            f"A password or signature in a URL ends up in logs; got one over {scheme}. Write the URL without it, and "
+            "put user and password into ~/.netrc, or keys where the cloud's own tools look for them."
+        )
     return scheme
 
 
@@ -80,11 +85,14 @@ class Remote:
                 from aiohttp import ClientTimeout
 
                 quiet = ClientTimeout(total=None, sock_connect=_SILENT_SECONDS, sock_read=_SILENT_SECONDS)
-                options = {"client_kwargs": {"timeout": quiet}} | options
+                # trust_env: passwords from ~/.netrc, and the proxies that the environment names
+                options = {"client_kwargs": {"timeout": quiet, "trust_env": True}} | options
             file_system, path = fsspec.url_to_fs(f"{self.url}/{name}", **options)
         except ImportError as error:
-            extra = _EXTRAS.get(self.scheme, "hf")
-            raise DataError(f"Reading {self.scheme} needs one more package ({error}): swinmim[{extra}].") from error
+            package = _INSTALL.get(self.scheme, "'swinmim[remote]'")
+            raise DataError(
+                f"Reading {self.scheme}:// needs one more package: pip install {package} ({error})."
+            ) from error
         # Streamed, not in ranges: whole files are wanted, and not every server knows ranges.
         return file_system.open(
             path, "rb", block_size=0 if self.scheme in ("http", "https") else None, cache_type="none"

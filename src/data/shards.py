@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.archive import BLOCK
-from data.bands import npy_head
+from data.bands import Bits, npy_head
 from swinmim.errors import DataError
 
 MANIFEST = "manifest.json"
@@ -60,6 +60,7 @@ class ShardSet:
         path: its directory.
         classes: class names in label order; empty when the set has no labels.
         channels: of its images.
+        bits: per value, 8 or 16; the largest stored value stands for 1.
         mean, std: per channel, in 0..1 units, over the training pixels.
         fingerprint: sha256 of the manifest, which holds the sha256 of every shard.
         shards: the lines of the manifest.
@@ -71,6 +72,7 @@ class ShardSet:
         self.fingerprint = fingerprint
         self.classes: tuple[str, ...] = tuple(manifest["classes"])
         self.channels: int = manifest["channels"]
+        self.bits: Bits = manifest.get("bits", 8)
         self.mean: tuple[float, ...] = tuple(manifest["mean"])
         self.std: tuple[float, ...] = tuple(manifest["std"])
         self.shards = tuple(Shard(**line) for line in manifest["shards"])
@@ -145,7 +147,7 @@ class ShardSet:
 
     def locate(self, index: int) -> tuple[int, str]:
         """Number and name of the shard that holds sample `index`."""
-        shard = int(np.searchsorted(self._ends, index, "right"))
+        shard = int(self._ends.searchsorted(index, "right"))
         return shard, self.shards[shard].name
 
     def read(self, index: int) -> Record:
@@ -157,9 +159,8 @@ class ShardSet:
         """
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        row = self._index[index]
+        offset, size, label, suffix = self._index[index].item()
         number, name = self.locate(index)
-        offset, size = int(row["offset"]), int(row["size"])
         block = os.pread(self._file(number), BLOCK + size, offset - BLOCK)
         # The member's own header names it, so keys need no memory; and it tells when the shard is not what was indexed.
         if len(block) != BLOCK + size or block[257:262] != b"ustar":
@@ -168,7 +169,7 @@ class ShardSet:
                 " copy it again or write the shards again."
             )
         member = block[:100].split(b"\0", 1)[0].decode(errors="replace")
-        return Record(member.split(".", 1)[0], block[BLOCK:], SUFFIXES[row["suffix"]], int(row["label"]), name)
+        return Record(member.split(".", 1)[0], block[BLOCK:], SUFFIXES[suffix], label, name)
 
     def _file(self, number: int) -> int:
         if self._owner != os.getpid():

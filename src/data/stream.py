@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from data.bands import Pixels
 from data.batch import LabelledBatch
 from data.dataset import Augment
 from data.decode import MAX_BYTES, DecodeError, Decoder, decode
-from data.encode import moments
 from data.order import key, sample_seeds, words
-from data.part import statistics
+from data.part import measure
 from data.remote import Remote, check_url, is_url
 from data.shards import ShardSet
 from data.worker import heed_only_the_parent
@@ -64,7 +64,8 @@ class StreamSet(ShardSet):
 
     def __init__(self, path: str, samples: int, *, allow_insecure: bool = False) -> None:
         self.urls = find_shards(path, allow_insecure=allow_insecure)
-        self.path, self.channels, self.classes, self.shards = Path(path), 3, (), ()
+        self.path, self.classes, self.shards = Path(path), (), ()
+        self.channels, self.bits = 3, 8
         self.samples, self.allow_insecure = samples, allow_insecure
         self.fingerprint = f"streaming {path}"
         self._measure()
@@ -74,20 +75,23 @@ class StreamSet(ShardSet):
 
     def _measure(self) -> None:
         """Mean and deviation of the first images."""
-        pixels, total, squares = 0, [0] * 3, [0] * 3
         stream = StreamDataset(self.urls, None, (1, 1), 3, 1, 0, allow_insecure=self.allow_insecure)
-        for _, data, _ in itertools.islice(stream.samples(0), _MEASURED):
-            try:
-                count, first, second = moments(decode(data))
-            except DecodeError:
-                continue
-            pixels += count
-            total = [a + b for a, b in zip(total, first, strict=True)]
-            squares = [a + b for a, b in zip(squares, second, strict=True)]
-        if pixels == 0:
-            raise DataError(f"None of the first images of {self.path} can be decoded.")
-        mean, std = statistics(pixels, total, squares)
-        self.mean, self.std = tuple(mean), tuple(std)
+        reasons = ["none found"]
+
+        def readable() -> Iterator[Pixels]:
+            for _, data, _ in itertools.islice(stream.samples(0), _MEASURED):
+                try:
+                    yield decode(data)
+                except DecodeError as error:
+                    reasons.append(str(error))
+
+        found = measure(readable(), 3)
+        if found is None:
+            raise DataError(
+                f"Streaming reads colour images of 8 bits; none of the first images of {self.path} is one"
+                f" ({reasons[-1]}). Sets of other bands are read by index: python -m data.write index DIR --channels N"
+            )
+        self.mean, self.std = tuple(found[0]), tuple(found[1])
 
     def close(self) -> None:
         """Nothing is kept open."""

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from data.bands import Pixels
 from data.decode import DecodeError, decode
 from data.order import permutation
 from data.shards import Shard, ShardSet, read_manifest
@@ -48,7 +48,7 @@ def verify(path: str | Path, *, images: bool = False, progress: Callable[[int, i
         for index in range(len(opened)):
             record = opened.read(index)
             try:
-                decode(record.data, opened.channels)
+                decode(record.data, opened.channels, bits=opened.bits)
             except DecodeError as error:
                 problems.append(f"{record.shard}: {record.key}: {error}")
             if progress is not None:
@@ -65,7 +65,7 @@ def describe(shards: ShardSet) -> str:
         f"images    {len(shards):,} in {len(per_shard):,} shards of {min(per_shard)} to {max(per_shard)}",
         f"bytes     {sum(s.bytes for s in shards.shards):,}; an image {sizes[0]:,} / {sizes[1]:,} / {sizes[2]:,}"
         " (p10 / median / p90)",
-        f"channels  {shards.channels}; mean {_numbers(shards.mean)}, std {_numbers(shards.std)}",
+        f"channels  {shards.channels} of {shards.bits} bits; mean {_numbers(shards.mean)}, std {_numbers(shards.std)}",
         f"print     {shards.fingerprint}",
     ]
     if shards.classes:
@@ -108,7 +108,7 @@ def contact_sheet(
     return sheet
 
 
-def _tile(pixels_HWC: NDArray[np.uint8], side: int) -> Image.Image:
+def _tile(pixels_HWC: Pixels, side: int) -> Image.Image:
     image = Image.fromarray(np.ascontiguousarray(pixels_HWC))
     factor = side / max(image.size)
     size = max(1, round(image.width * factor)), max(1, round(image.height * factor))

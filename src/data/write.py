@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -44,7 +45,8 @@ class WriteReport:
     shards: int
 
     def __str__(self) -> str:
-        return f"found {self.found:,} images in {self.folders:,} folders, {len(self.skipped):,} skipped"
+        images, folders = ("image" if self.found == 1 else "images"), ("folder" if self.folders == 1 else "folders")
+        return f"found {self.found:,} {images} in {self.folders:,} {folders}, {len(self.skipped):,} skipped"
 
 
 class _Worker:
@@ -56,6 +58,15 @@ class _Worker:
     @classmethod
     def start(cls, source: Source, done: "Synchronized[int]") -> None:
         cls.source, cls.done = source, done
+        # Without this the writers outlive a killed parent, and write into the directory that is resumed.
+        threading.Thread(target=cls._die_with_parent, daemon=True).start()
+
+    @staticmethod
+    def _die_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
 
     @classmethod
     def tick(cls) -> None:
@@ -174,13 +185,15 @@ def _finish(
             f" {planned.images}; all are listed in {dest / 'bad.jsonl'}. The first:\n  {reasons}\n"
             "Mend them and start anew, or call again with a higher limit: the shards that are done are kept."
         )
-    sums = [[sum(values) for values in zip(*(p[n] for p in _sums(parts)), strict=True)] for n in range(2)]
-    mean, std = statistics(sum(part.pixels for part in parts), *sums)
+    total, squares = ([sum(of) for of in zip(*sums, strict=True)] for sums in zip(*_sums(parts), strict=True))
+    mean, std = statistics(sum(part.pixels for part in parts), total, squares, options.bits)
     manifest = {
         "format": "swinmim-shards",
         "version": VERSION,
         "samples": samples,
         "channels": options.channels,
+        "bits": options.bits,
+        "value_range": list(options.value_range),
         "mean": mean,
         "std": std,
         "classes": list(source.classes),

@@ -10,9 +10,9 @@ import lightning as L
 import torch
 
 from data.augment import ClassifyAugment
-from data.loader import ClassifyData, accumulation, open_labelled
-from data.order import few_labels, split
-from data.pack import require_labels
+from data.modules import ClassifyData
+from data.order import accumulation, few_labels, split
+from data.pack import open_labelled, require_labels
 from data.shards import ShardSet
 from data.stats import Stats, resolve_stats
 from data.write import WriteOptions
@@ -75,7 +75,7 @@ def run(config: FinetuneConfig, output_dir: Path) -> dict[str, float]:
         module,
         datamodule,
         label="finetune",
-        callbacks=[Checkpoints(output_dir, config.callbacks.checkpoint)],
+        callbacks=[Checkpoints(output_dir, config.callbacks.checkpoint, dataclasses.asdict(config))],
         derived=derived(config, model, datamodule, plan),
         output_dir=output_dir,
     )

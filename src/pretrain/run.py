@@ -10,7 +10,9 @@ import lightning as L
 import torch
 from torch import nn
 
-from data.loader import PretrainData, accumulation, open_data, pretrain_data
+from data.modules import PretrainData, pretrain_data
+from data.order import accumulation
+from data.pack import open_data
 from data.shards import ShardSet
 from data.stats import resolve_stats
 from pretrain.config import PretrainConfig
@@ -72,7 +74,7 @@ def run(config: PretrainConfig, output_dir: Path) -> dict[str, float]:
         label="pretrain",
         callbacks=[
             Reconstructions(output_dir, config.callbacks.reconstructions),
-            Checkpoints(output_dir, config.callbacks.checkpoint),
+            Checkpoints(output_dir, config.callbacks.checkpoint, dataclasses.asdict(config)),
         ],
         derived=derived(config, model, plan, len(datamodule.train_indices), len(datamodule.val_indices)),
         output_dir=output_dir,

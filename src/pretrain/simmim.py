@@ -27,7 +27,8 @@ class SimMIM(nn.Module):
         target: "raw" pixels (SimMIM) or "local_norm", each pixel normalised by the 47-px window around it (SwinV2).
 
     Raises:
-        ValueError: the mask unit fits neither the patch size nor the resolution, or the ratio is out of range.
+        ValueError: the mask unit fits neither the patch size nor the resolution, the ratio is out of range, or the
+            encoder is padded to a resolution of no whole strides.
     """
 
     def __init__(
@@ -40,6 +41,10 @@ class SimMIM(nn.Module):
         if not 0 < mask_ratio < 1:
             raise ValueError(f"mim.mask_ratio must lie between 0 and 1, got {mask_ratio}.")
         mask_grid(encoder.resolution, mask_unit)
+        if any(side % encoder.stride for side in encoder.resolution):
+            raise ValueError(
+                f"The decoder needs a resolution of whole strides ({encoder.stride}), got {encoder.resolution}."
+            )
         self.encoder = encoder
         self.mask_unit = mask_unit
         self.mask_ratio = mask_ratio

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from swinmim.errors import ConfigError
@@ -56,7 +58,11 @@ def load(schema_type: type[T], cfg: DictConfig) -> T:
     Raises:
         ConfigError: every problem at once: unknown keys with the nearest legal one, wrong types, broken rules.
     """
-    data = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+    try:
+        data = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere, or one that security.py closes
+        reason = str(error).splitlines()[0].removeprefix("ConfigError raised while resolving interpolation: ")
+        raise ConfigError(f"{error.full_key}: {reason}") from None
     assert isinstance(data, dict)
     problems = list(_missing(schema_type, data))
     try:
@@ -146,6 +152,12 @@ def _child(node: Any, part: int | str) -> Any:
             return node[part]
         case _:
             return _ABSENT
+
+
+def holds_password(text: str) -> bool:
+    """Whether a URL in the text carries user:password@, or a token or signature among its parameters."""
+    parameter = r"://[^\s]*[?&][^=&\s]*(token|sig|secret|passw|credential|key)[^=&\s]*="
+    return re.search(rf"://[^/\s?#]*@|{parameter}", text, re.IGNORECASE) is not None
 
 
 def numbered(problems: Sequence[str]) -> str:

@@ -19,17 +19,25 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from swinmim.config import CONF_DIR, SEPARATOR, load, nearest, numbered
-from swinmim.distributed import is_main
+from swinmim.config import CONF_DIR, SEPARATOR, holds_password, load, nearest, numbered
+from swinmim.distributed import agree, is_main, launch, local_rank, rank, world_size
 from swinmim.errors import ConfigError, UserError
+from swinmim.security import (
+    HYDRA_KEYS,
+    close_environment,
+    config_problems,
+    override_problem,
+    split_arguments,
+    tighten_umask,
+)
 
 T = TypeVar("T")
 
 STARTED = "SWINMIM_STARTED"
-"""Environment variable with the time of the first process, so that all ranks agree on the default output directory."""
+"""Environment variable with the default name of a run, so that all ranks agree on the default output directory."""
 
 
 NOT_FOR_USERS = (
@@ -48,30 +56,65 @@ def open_door(name: str, schema_type: type[T], run: Callable[[T, Path], object])
     for message in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a fault of the program keeps its whole stack trace
-    os.environ.setdefault(STARTED, datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    tighten_umask()
+    close_environment()
     try:
-        flags = [argument for argument in sys.argv[1:] if argument.startswith("-")]
-        if not {"--help", "-h", "--hydra-help", "--version"} & set(flags):
-            # A plain run reports everything it can know before it starts; `--cfg` may print a config with blanks.
-            config = check(name, schema_type if not flags else None, _overrides(sys.argv[1:]))
-            if config is not None and is_main():
-                refuse_overwrite(Path(config.output_dir), config.resume)
-
-        def task(cfg: DictConfig) -> None:
-            _guarded(lambda: _start(cfg, schema_type, run), name)
-
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)(task)()
+        if STARTED not in os.environ:
+            os.environ[STARTED] = _run_name()
+        flags, overrides, problems = split_arguments(sys.argv[1:])
+        # A plain run reports everything it can know before it starts; `--cfg` may print a config with blanks.
+        config = check(name, schema_type if not flags else None, overrides, problems)
+        if {"-m", "--multirun"} & set(flags) and world_size() > 1:
+            raise ConfigError(NO_SWEEP)
+        if config is not None and is_main():
+            refuse_overwrite(Path(config.output_dir), config.resume)
     except UserError as error:
-        _stop(name, error)
+        if local_rank() == 0:  # the others of this machine found the same
+            _stop(name, error)
+        sys.exit(error.exit_code)
+
+    def task(cfg: DictConfig) -> None:
+        try:
+            _start(cfg, schema_type, run)
+        except UserError as error:
+            _stop(name, error)
+
+    # flags first: argparse takes no flag between overrides
+    rest = [argument for argument in sys.argv[1:] if argument not in overrides]
+    sys.argv[1:] = [*rest, *overrides, *([] if is_main() else _QUIET)]
+    hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)(task)()
 
 
-def check(name: str, schema_type: type[Any] | None, overrides: Sequence[str]) -> Any:
+NO_SWEEP = (
+    "a sweep (-m) works with one process only: with several, every process would start a sweep of its own. "
+    "Start one run for each value, each with its own output_dir: "
+    "for lr in 1e-4 2e-4; do torchrun ... optim.base_lr=$lr output_dir=runs/lr_$lr; done"
+)
+
+_QUIET = (
+    "hydra.output_subdir=null",  # .hydra/ and the log file are the first process's
+    "hydra.job_logging.root.handlers=[console]",
+    "~hydra.job_logging.handlers.file",
+)
+
+
+def _run_name() -> str:
+    """Default name of a run, the same on every process of it: the SLURM job, which survives requeues, or the time."""
+    launched = launch()
+    if launched is not None and launched.kind == "srun":
+        return f"slurm_{os.environ['SLURM_JOB_ID']}"
+    now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    return now if launched is None or launched.world_size == 1 else agree(STARTED, now)
+
+
+def check(name: str, schema_type: type[Any] | None, overrides: Sequence[str], found: Sequence[str] = ()) -> Any:
     """Compose once without side effects and report every problem of the command line and the composed config.
 
     Args:
         name: root config.
         schema_type: its schema; None checks only the command line, for a config that may have blanks.
         overrides: as typed.
+        found: problems known before, reported with the others.
 
     Returns:
         The typed config, or None without a schema.
@@ -79,7 +122,7 @@ def check(name: str, schema_type: type[Any] | None, overrides: Sequence[str]) ->
     Raises:
         ConfigError: the list of problems.
     """
-    problems: list[str] = []
+    problems = list(found)
     config = None
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3", job_name=name):
@@ -89,19 +132,23 @@ def check(name: str, schema_type: type[Any] | None, overrides: Sequence[str]) ->
             try:
                 parsed.append(parser.parse_override(text))
             except HydraException as error:
-                problems.append(f"cannot read '{text}': {str(error).splitlines()[0]}. Write key=value.")
+                shown = "an argument" if holds_password(text) else f"'{text}'"
+                problems.append(f"cannot read {shown}: {str(error).splitlines()[0]}. Write key=value.")
+        plain = compose(name, return_hydra_config=True)
+        parsed = _sound(parsed, override_problem, problems)
         groups = [o for o in parsed if _is_group(o.key_or_group)]
         keys = [o for o in parsed if o not in groups]
         groups = _sound(groups, partial(_group_problem, name=name), problems)
-        base = _compose(name, [o for o in groups if not o.is_sweep_override()], problems)
+        fixed = [o for o in groups if not o.is_sweep_override()]
+        base = _compose(name, fixed, problems)
         if base is not None:
             keys = _sound(keys, partial(_key_problem, cfg=base), problems)
-            composed = _compose(name, [o for o in groups + keys if not o.is_sweep_override()], problems)
+            composed = _compose(name, fixed + [o for o in keys if not o.is_sweep_override()], problems)
+            jobs = [_compose(name, [*fixed, one], problems) for one in _values(groups, parser)]
+            for part in (composed, *jobs):
+                problems += config_problems(part, plain) if part is not None else []
             if composed is not None and schema_type is not None:
-                try:
-                    config = load(schema_type, composed)
-                except ConfigError as error:
-                    problems.extend(str(error).split(SEPARATOR))
+                config = _load(schema_type, composed, problems)
     GlobalHydra.instance().clear()
     if problems:
         raise ConfigError(numbered(problems))
@@ -115,7 +162,8 @@ def refuse_overwrite(output_dir: Path, resume: str | None) -> None:
         ConfigError: the directory holds more than what Hydra just put there and nothing asks to resume it, or
             resume=auto is asked for in a directory that is new at every start.
     """
-    if resume == "auto" and os.environ.get(STARTED, "?") in str(output_dir):
+    started = os.environ.get(STARTED, "?")
+    if resume == "auto" and started in str(output_dir) and not started.startswith("slurm_"):
         raise ConfigError(
             "resume=auto looks for checkpoints in output_dir, and the default one is new at every start. "
             "Add output_dir=..."
@@ -133,11 +181,8 @@ def refuse_overwrite(output_dir: Path, resume: str | None) -> None:
 def _start(cfg: DictConfig, schema_type: type[T], run: Callable[[T, Path], object]) -> None:
     hydra_cfg = HydraConfig.get()
     config: Any = load(schema_type, cfg)
-    if hydra_cfg.mode == RunMode.MULTIRUN and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            "a sweep (-m) cannot run under a multi-process launcher: every rank would start its own sweep. "
-            "Start one job per value instead."
-        )
+    if hydra_cfg.mode == RunMode.MULTIRUN and config.trainer.world_size > 1:
+        raise ConfigError(NO_SWEEP)
     output_dir = Path(hydra_cfg.runtime.output_dir)
     if is_main():
         refuse_overwrite(output_dir, config.resume)
@@ -146,42 +191,10 @@ def _start(cfg: DictConfig, schema_type: type[T], run: Callable[[T, Path], objec
     run(config, output_dir)
 
 
-def _guarded(body: Callable[[], None], name: str) -> None:
-    try:
-        body()
-    except UserError as error:
-        _stop(name, error)
-
-
 def _stop(name: str, error: UserError) -> typing.NoReturn:
-    print(f"{name}: {error.label}:{SEPARATOR}{error}", file=sys.stderr)
+    who = name if world_size() == 1 else f"{name} (rank {rank()})"
+    print(f"{who}: {error.label}:{SEPARATOR}{error}", file=sys.stderr)
     sys.exit(error.exit_code)
-
-
-def _overrides(arguments: Sequence[str]) -> list[str]:
-    takes_value = {
-        "--config-path",
-        "-cp",
-        "--config-name",
-        "-cn",
-        "--config-dir",
-        "-cd",
-        "--cfg",
-        "-c",
-        "--info",
-        "-i",
-        "--package",
-        "-p",
-        "--experimental-rerun",
-    }
-    kept: list[str] = []
-    skip = False
-    for argument in arguments:
-        if skip or argument.startswith("-"):
-            skip = argument in takes_value
-            continue
-        kept.append(argument)
-    return kept
 
 
 def _sound(
@@ -196,6 +209,16 @@ def _sound(
         else:
             problems.append(problem)
     return good
+
+
+def _values(groups: Sequence[Override], parser: OverridesParser) -> list[Override]:
+    """The choices of a sweep over files of a group, one by one."""
+    return [
+        parser.parse_override(f"{group.key_or_group}={value}")
+        for group in groups
+        if group.is_sweep_override()
+        for value in group.sweep_string_iterator()
+    ]
 
 
 def _is_group(key: str) -> bool:
@@ -224,7 +247,7 @@ def _command(experiment: Path) -> str:
 
 def _key_problem(override: Override, cfg: DictConfig) -> str | None:
     key = override.key_or_group
-    if key.split(".")[0] == "hydra" or "/" in key:
+    if key in HYDRA_KEYS:
         return None
     if override.type in (OverrideType.ADD, OverrideType.FORCE_ADD):
         return f"unknown key '{key}': '+' cannot add keys that the program does not read.{nearest(key, _keys(cfg))}"
@@ -244,6 +267,8 @@ def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
     found = []
     for key in map(str, cfg):
         path = f"{prefix}{key}"
+        if path == "hydra":
+            continue
         found.append(path)
         node = cfg._get_node(key)
         if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
@@ -253,7 +278,15 @@ def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
 
 def _compose(name: str, overrides: Sequence[Override], problems: list[str]) -> DictConfig | None:
     try:
-        return compose(name, overrides=[str(o.input_line) for o in overrides])
+        return compose(name, overrides=[str(o.input_line) for o in overrides], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         problems.append(" ".join(str(error).split()))
         return None
+
+
+def _load(schema_type: type[Any], composed: DictConfig, problems: list[str]) -> Any:
+    try:
+        return load(schema_type, OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
+    except ConfigError as error:
+        problems.extend(str(error).split(SEPARATOR))
+    return None

@@ -5,7 +5,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from data.bands import npy_bytes, to_eight_bits
+from data.bands import npy_bytes, to_bits
 from data.decode import DecodeError, decode
 from data.encode import EncodeOptions, encode
 from swinmim.errors import ConfigError
@@ -41,7 +41,13 @@ def test_any_number_of_bands(channels, dtype, first):
 
 def test_the_range_of_sixteen_bits_can_be_told():
     values = np.array([[0, 1000, 6000, 11000, 65535]], np.uint16)
-    assert to_eight_bits(values, (1000, 11000)).tolist() == [[0, 0, 128, 255, 255]]
+    assert to_bits(values, 8, (1000, 11000)).tolist() == [[0, 0, 128, 255, 255]]
+    wide = to_bits(values, 16, (1000, 11000))
+    assert wide.dtype == np.uint16
+    assert wide.tolist() == [[0, 0, 32768, 65535, 65535]]
+    assert len(np.unique(to_bits(np.arange(10001, dtype=np.uint16), 16, (0, 10000)))) == 10001
+    np.testing.assert_array_equal(to_bits(values, 16), values)
+    assert to_bits(np.array([0, 1, 255], np.uint8), 16).tolist() == [0, 257, 65535]
     with pytest.raises(ConfigError, match="value_range must rise"):
         EncodeOptions(value_range=(5, 5))
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from made_images import image_bytes, make_pixels
 from PIL import Image, ImageOps
 
+from data.augment import random_resized_crop
 from data.decode import DecodeError, decode
+from data.encode import EncodeOptions, encode
 from data.jpeg import jpeg_header
 
 RGB = make_pixels(0)
@@ -66,6 +68,22 @@ def test_first_frame_of_an_animation():
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
     data = image_bytes(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert decode(data)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_first_frame_of_an_animated_webp():
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    data = image_bytes(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert decode(data).shape == (32, 32, 3)
+    assert decode(data)[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 5000, 3)])
+def test_slivers_are_read_and_not_written(shape):
+    data = image_bytes(np.zeros(shape, np.uint8))
+    assert decode(data).shape == shape
+    assert random_resized_crop(decode(data), (16, 16), 0).shape == (16, 16, 3)
+    with pytest.raises(DecodeError, match=f"{shape[1]}x1 is smaller than min_side=8"):
+        encode(data, EncodeOptions())
 
 
 @pytest.mark.parametrize("value", range(1, 9))

@@ -13,7 +13,7 @@ import time
 import pytest
 import torch.distributed as dist
 
-from data.loader import PretrainData
+from data.modules import PretrainData
 from data.shards import ShardSet
 from swinmim.errors import DataError
 

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from made_images import make_folder
 
-from data.loader import ClassifyData, PretrainData
+from data.modules import ClassifyData, PretrainData
 from data.normalise import normalise
 from data.order import split
 from data.sampler import EvalSampler, TrainSampler

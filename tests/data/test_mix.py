@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from made_images import make_folder
 
-from data.loader import PretrainData
 from data.mix import MixedOrder, MixedSet
+from data.modules import PretrainData
 from data.shards import ShardSet
 from data.write import WriteOptions, write_shards
 from swinmim.errors import ConfigError, DataError

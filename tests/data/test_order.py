@@ -15,6 +15,7 @@ from data.order import (
     sample_seeds,
     shuffle,
     split,
+    uniform,
     words,
 )
 from swinmim.errors import ConfigError, DataError
@@ -80,6 +81,12 @@ def test_seeds_are_distinct_and_not_negative():
     seeds = np.concatenate([sample_seeds(1, e, np.arange(5000), p) for e in range(3) for p in ("train", "eval")])
     assert seeds.min() >= 0
     assert len(np.unique(seeds)) == len(seeds)
+
+
+def test_single_numbers_are_those_of_the_whole_sequence():
+    for seed in (0, 1, 2**63 - 1):
+        whole = (words(seed, np.arange(40)) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        assert [uniform(seed, n) for n in range(40)] == whole.tolist()
 
 
 def test_keys_tell_text_from_numbers():

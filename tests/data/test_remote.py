@@ -1,4 +1,5 @@
 import os
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data.loader import PretrainData
+from data.modules import PretrainData
 from data.order import EpochOrder
 from data.remote import Remote, check_url, open_remote
 from data.shards import ShardSet
@@ -93,6 +94,13 @@ def test_a_shard_is_never_partial(server, shards, tmp_path):
     assert not list(tmp_path.rglob("*partial*"))
 
 
+def test_a_silent_server_counts_as_gone(server, shards, tmp_path, monkeypatch):
+    monkeypatch.setattr("data.remote._SILENT_SECONDS", 0.1)
+    server.faults = {"train-000000.tar": ["slow"]}
+    assert reach(server, tmp_path).read(0) == shards.read(0)
+    assert server.requests.count("train-000000.tar") == 2
+
+
 @pytest.mark.parametrize("fault", ["cut", "wrong", 404])
 def test_a_server_that_stays_broken_is_named_with_what_it_did(server, tmp_path, fault):
     server.faults = {"train-000002.tar": [fault] * 100}
@@ -147,6 +155,41 @@ def test_other_schemes_are_refused(url):
         check_url(url)
     with pytest.raises(DataError, match="are read over"):
         Remote(url)
+
+
+@pytest.mark.parametrize("scheme", ["gs", "hf"])
+def test_the_file_system_of_the_scheme_is_asked(shards, shard_dir, tmp_path, scheme, monkeypatch):
+    from fsspec.implementations.memory import MemoryFileSystem
+    from fsspec.registry import _registry
+
+    class Fake(MemoryFileSystem):
+        protocol = (scheme,)
+        store, pseudo_dirs, cachable = {}, [""], False
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return MemoryFileSystem._strip_protocol(path.removeprefix(f"{scheme}://"))
+
+    monkeypatch.setitem(_registry, scheme, Fake)
+    for file in shard_dir.iterdir():
+        Fake().pipe_file(f"{scheme}://bucket/set/{file.name}", file.read_bytes())
+    remote = open_remote(f"{scheme}://bucket/set", tmp_path, 10**9, pause=0.001)
+    assert [remote.read(n) for n in range(40)] == [shards.read(n) for n in range(40)]
+    with pytest.raises(DataError, match="cannot be read"):
+        open_remote(f"{scheme}://bucket/none", tmp_path, 10**9, pause=0.001)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "module", "package"),
+    [("gs", "gcsfs", "gcsfs"), ("hf", "huggingface_hub", "huggingface_hub"), ("s3", "s3fs", "'swinmim.remote.'")],
+)
+def test_a_missing_package_is_named(monkeypatch, tmp_path, scheme, module, package):
+    from fsspec.registry import _registry
+
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(_registry, scheme, raising=False)
+    with pytest.raises(DataError, match=f"Reading {scheme}:// needs one more package: pip install {package}"):
+        open_remote(f"{scheme}://bucket/set", tmp_path, 10**9)
 
 
 def test_s3(shards, shard_dir, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import tarfile
 
 import numpy as np
 import pytest
+import torch
 from made_images import image_bytes, make_folder, make_pixels
 from PIL import Image
 
@@ -150,28 +151,36 @@ def test_leaks_between_sets(tmp_path):
     assert main(["leaks", str(tmp_path / "c"), str(tmp_path / "d")]) == 3
 
 
-@pytest.mark.parametrize("channels", [1, 2, 5])
-def test_other_channels_travel_the_whole_road(tmp_path, channels):
-    from data.loader import PretrainData
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_other_channels_travel_the_whole_road(tmp_path, channels, bits):
+    from data.modules import PretrainData
     from data.normalise import normalise, random_flip
 
     (tmp_path / "in").mkdir()
     rng = np.random.default_rng(0)
     for number in range(6):
         np.save(tmp_path / "in" / f"{number}.npy", rng.integers(0, 5000, (24, 30, channels), dtype=np.uint16))
-    arguments = ["--channels", str(channels), "--value-range", "0", "5000", "--workers", "1"]
+    arguments = ["--channels", str(channels), "--bits", str(bits), "--value-range", "0", "5000", "--workers", "1"]
     assert main([str(tmp_path / "in"), str(tmp_path / "out"), *arguments]) == 0
     shards = ShardSet.open(tmp_path / "out")
     assert shards.channels == len(shards.mean) == len(shards.std) == channels
     assert all(0.45 < mean < 0.55 for mean in shards.mean)
-    assert decode(shards.read(0).data, channels).shape == (24, 30, channels)
+    assert shards.bits == bits
+    pixels = decode(shards.read(0).data, channels, bits=bits)
+    assert pixels.shape == (24, 30, channels)
+    assert pixels.dtype.itemsize * 8 == bits
+    assert verify(tmp_path / "out", images=True) == []
     batch = next(
         iter(PretrainData(shards, resolution=(16, 16), seed=0, global_batch=6, batch_size=6).train_dataloader())
     )
     assert batch["image"].shape == (6, 16, 16, channels)
+    assert batch["image"].dtype == (torch.uint8 if bits == 8 else torch.uint16)
     images = normalise(random_flip(batch["image"], batch["seed"]), shards.mean, shards.std)
     assert images.shape == (6, channels, 16, 16)
     assert abs(images.mean()) < 0.3
+    # 8 bits leave 256 values, the resize of 16 nearly one for each pixel
+    assert (len(images.unique()) > 300 * channels) == (bits == 16)
     bands = [channels - 1, 0, 0]
     sheet = contact_sheet(shards, columns=3, rows=2, side=30, bands=bands)
     assert sheet.size == (90, 60)

@@ -2,9 +2,10 @@ import io
 import pickle
 import tarfile
 
+import numpy as np
 import pytest
 
-from data.loader import StreamData
+from data.modules import StreamData
 from data.stream import StreamSet, find_shards
 from swinmim.errors import DataError
 
@@ -59,6 +60,14 @@ def test_hostile_streams(tmp_path, shards):
     assert sum(int(b["substituted"].sum()) for b in batches) > 3
     make_tar(tmp_path / "a.tar", [("a.txt", b"x")])
     with pytest.raises(DataError, match="hold no image"):
+        stream(tmp_path)
+
+
+def test_bands_are_refused_with_the_way_out(tmp_path):
+    file = io.BytesIO()
+    np.save(file, np.zeros((8, 8, 5), np.uint16))
+    make_tar(tmp_path / "a.tar", [(f"{n}.npy", file.getvalue()) for n in range(2)])
+    with pytest.raises(DataError, match=r"colour images of 8 bits.*\(8, 8, 5\).*index DIR --channels N"):
         stream(tmp_path)
 
 

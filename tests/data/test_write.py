@@ -3,7 +3,10 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
+import time
 
 import numpy as np
 import pytest
@@ -90,7 +93,7 @@ def test_bad_files_are_skipped_counted_and_named(tmp_path):
     (source / "notes.txt").write_text("x")
     (source / ".hidden.jpg").write_text("x")
     report = write_shards(source, tmp_path / "out", WriteOptions(workers=1))
-    assert str(report) == "found 6 images in 1 folders, 5 skipped"
+    assert str(report) == "found 6 images in 1 folder, 5 skipped"
     lines = [json.loads(line) for line in (tmp_path / "out" / "bad.jsonl").read_text().splitlines()]
     assert {line["source"] for line in lines} == {"empty.jpg", "page.jpg", "cut.jpg", "tiny.png", "notes.txt"}
     assert all(line["reason"] for line in lines)
@@ -171,3 +174,30 @@ def test_exif_is_applied_at_writing(tmp_path):
     stored = Image.open(io.BytesIO(ShardSet.open(tmp_path / "out").read(0).data))
     assert stored.size == (32, 64)
     assert 0x0112 not in stored.getexif()
+
+
+@pytest.mark.slow
+def test_a_killed_writer_is_resumed_to_the_same_bytes(tmp_path):
+    source = make_folder(tmp_path / "in", 240, height=160, width=160)
+    arguments = ["--shard-samples", "8", "--workers", "2"]
+
+    def write(dest):
+        return subprocess.Popen([sys.executable, "-m", "data.write", str(source), str(dest), *arguments])
+
+    process = write(tmp_path / "out")
+    while not (tmp_path / "out" / "train-000003.part.json").exists():
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert len(list((tmp_path / "out").glob("*.part.json"))) < 30
+    time.sleep(0.5)
+    held = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
+    time.sleep(0.5)  # the writers died with their parent
+    assert held == {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
+    assert write(tmp_path / "out").wait() == 0
+    assert write(tmp_path / "whole").wait() == 0
+    assert {f.name: f.read_bytes() for f in (tmp_path / "out").iterdir()} == {
+        f.name: f.read_bytes() for f in (tmp_path / "whole").iterdir()
+    }

@@ -74,6 +74,8 @@ def test_full_recipe_with_mixing_and_resume_is_exact(tmp_path, run_finetune, enc
     whole, part = tmp_path / "whole", tmp_path / "part"
     run_finetune(whole, *SMALL, *recipe, "callbacks.checkpoint.keep_last=9")
     run_finetune(part, *SMALL, *recipe, f"resume={whole / 'checkpoints' / 'step_00000002'}")
+    with pytest.raises(ConfigError, match=r"optim.layer_decay: 0.75 -> 0.9"):
+        run_finetune(part, *SMALL, *recipe, "optim.layer_decay=0.9", "resume=auto")
     first, second = (load_file(run / "encoder" / "model.safetensors") for run in (whole, part))
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name

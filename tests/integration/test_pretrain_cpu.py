@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
 import swinmim
+from data.commands import main as write
 from pretrain.config import PretrainConfig
 from pretrain.run import build_model
 from swinmim import door
@@ -42,6 +44,35 @@ def test_loss_falls_on_real_images_and_the_run_leaves_what_it_promises(tmp_path,
     assert manifest["pretrained_windows"] == [[4, 4], [4, 4]]
     assert manifest["metrics"]["val/recon_loss"] == pytest.approx(metrics["val/recon_loss"])
     assert swinmim.load_encoder(tmp_path / "run", resolution=64).stages[0].window == (8, 8)
+
+
+def test_five_bands_of_sixteen_bits_from_tiff_to_picture(tmp_path, run_pretrain):
+    (tmp_path / "in").mkdir()
+    ramp = np.linspace(0, 1, 32)[:, None, None].repeat(32, axis=1)
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        low, high = rng.integers(0, 10_000, (2, 5))
+        image = (low + (high - low) * ramp).astype(np.uint16)
+        tifffile.imwrite(tmp_path / "in" / f"{number}.tif", image, photometric="minisblack", planarconfig="contig")
+    bands = ["--channels", "5", "--bits", "16", "--value-range", "0", "10000", "--workers", "1"]
+    assert write(["make", str(tmp_path / "in"), str(tmp_path / "set"), *bands]) == 0
+    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    assert (manifest["channels"], manifest["bits"], manifest["value_range"]) == (5, 16, [0, 10000])
+    assert all(0.4 < mean < 0.6 for mean in manifest["mean"])
+    metrics = run_pretrain(
+        tmp_path / "run",
+        f"data.path={tmp_path / 'set'}",
+        "model.in_chans=5",
+        "trainer.max_epochs=1",
+        "callbacks.reconstructions.bands=[4,2,0]",
+        "callbacks.reconstructions.every_epochs=1",
+        "data.val_ratio=0.1",
+    )
+    # the normalised images have unit variance: with a wrong scale their mean colour would be far off
+    assert 0.2 < metrics["val/mean_baseline"] < 2
+    picture = Image.open(next((tmp_path / "run" / "reconstructions").glob("*.png")))
+    assert np.asarray(picture).std() > 20
+    assert swinmim.load_encoder(tmp_path / "run").in_chans == 5
 
 
 def test_ten_steps_give_the_golden_losses(tmp_path, run_pretrain, read_losses):
@@ -127,8 +158,23 @@ def test_bad_input_stops_with_the_reason(tmp_path, run_pretrain, overrides, erro
 
 def test_resume_refuses_another_model(tmp_path, run_pretrain):
     run_pretrain(tmp_path / "run", "trainer.max_epochs=1")
+    other = ("resume=auto", "model.embed_dim=64", "model.head_dim=32")
+    with pytest.raises(ConfigError, match=r"model.embed_dim: 32 -> 64\n  model.head_dim: 16 -> 32"):
+        run_pretrain(tmp_path / "run", *other)
     with pytest.raises(CheckpointError, match="does not fit this model"):
-        run_pretrain(tmp_path / "run", "resume=auto", "model.embed_dim=64", "model.head_dim=32")
+        run_pretrain(tmp_path / "run", *other, "allow_drift=[model.embed_dim,model.head_dim]")
+
+
+def test_a_longer_run_is_drift_that_can_be_allowed(tmp_path, run_pretrain, read_losses):
+    run_pretrain(tmp_path / "run", "trainer.max_epochs=1")
+    with pytest.raises(ConfigError, match=r"trainer.max_epochs: 1 -> 2\n.*allow_drift=\[trainer.max_epochs\]"):
+        run_pretrain(tmp_path / "run", "trainer.max_epochs=2", "resume=auto")
+    longer = ("trainer.max_epochs=2", "resume=auto", "allow_drift=[trainer.max_epochs]")
+    run_pretrain(tmp_path / "run", *longer)
+    assert len(read_losses(tmp_path / "run")) == 8
+    run_pretrain(tmp_path / "run", *longer)  # a requeued job repeats its command
+    with pytest.raises(ConfigError, match="allow_drift has no effect on a run that starts anew"):
+        run_pretrain(tmp_path / "other", "resume=auto", "allow_drift=[trainer.max_epochs]")
 
 
 def test_weights_of_another_architecture_are_refused_by_name(tmp_path, tiny_arguments):
@@ -137,18 +183,6 @@ def test_weights_of_another_architecture_are_refused_by_name(tmp_path, tiny_argu
     config = door.check("pretrain", PretrainConfig, overrides)
     with pytest.raises(ConfigError, match="is a swinv2_t, the run asks for swinv2_demo"):
         build_model(config)
-
-
-def test_incomplete_checkpoint_is_passed_over(tmp_path, run_pretrain, caplog):
-    run_pretrain(tmp_path / "run", "trainer.max_epochs=2")
-    newest, _ = io.newest(tmp_path / "run" / "checkpoints")
-    assert newest is not None
-    state = newest / io.STATE
-    state.write_bytes(state.read_bytes()[:-1])
-    older, skipped = io.newest(tmp_path / "run" / "checkpoints")
-    assert older is not None
-    assert older != newest
-    assert "should have" in skipped[0]
 
 
 def test_wandb_runs_offline_and_keeps_its_id(tmp_path, run_pretrain, monkeypatch, caplog):
@@ -162,7 +196,9 @@ def test_wandb_runs_offline_and_keeps_its_id(tmp_path, run_pretrain, monkeypatch
     assert "no API key" in caplog.text
     assert "wandb sync" in caplog.text
     assert len(list((tmp_path / "run" / "wandb").glob(f"offline-run-*-{run_id}"))) == 1
-    run_pretrain(tmp_path / "run", "logger=wandb", "resume=auto", "trainer.max_epochs=2")
+    run_pretrain(
+        tmp_path / "run", "logger=wandb", "resume=auto", "trainer.max_epochs=2", "allow_drift=[trainer.max_epochs]"
+    )
     assert (tmp_path / "run" / "wandb_run_id").read_text() == run_id
 
 

@@ -125,3 +125,6 @@ def test_wrong_settings_are_named():
         SimMIM(encoder, mask_unit=4, mask_ratio=1.5)
     with pytest.raises(ValueError, match="no whole number of 24-px units"):
         SimMIM(encoder, mask_unit=24)
+    encoder.resize(36, pad=True)
+    with pytest.raises(ValueError, match=r"whole strides \(8\), got \(36, 36\)"):
+        SimMIM(encoder, mask_unit=4)

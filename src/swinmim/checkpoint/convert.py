@@ -12,6 +12,7 @@ import json
 import math
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -177,10 +178,12 @@ def read_weights(source: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if (source / "config.json").is_file():
             config = json.loads((source / "config.json").read_text())
     try:
-        content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        # Official training code saves its settings beside the weights; a plain mapping, which runs nothing, stands in.
+        with torch.serialization.safe_globals([(OrderedDict, "yacs.config.CfgNode")]):
+            content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{file} holds Python objects besides tensors, which could run code: {str(error).splitlines()[0]} "
+            f"{file} holds Python objects besides tensors, which could run code: {_unpickling_trouble(error)} "
             "Where you trust it, load it yourself and save only its tensors: torch.save({'model': ckpt['model']}, ...)."
         ) from error
     except (OSError, RuntimeError, SafetensorError, EOFError) as error:
@@ -191,6 +194,14 @@ def read_weights(source: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{file} holds no named tensors.")
     return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}, config
+
+
+def _unpickling_trouble(error: pickle.UnpicklingError) -> str:
+    """What torch met; the rest of its message advises to run it all the same."""
+    lines = str(error).splitlines()
+    return next(
+        (line.split("WeightsUnpickler error:")[1].strip() for line in lines if "Unpickler error:" in line), lines[0]
+    )
 
 
 def find_architecture(state: Mapping[str, Tensor]) -> Architecture:
@@ -225,9 +236,10 @@ def _geometry(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[st
     """What the source says of resolution, window and pretrained windows."""
     if config.get("model_type") == "swinv2":
         return _known(config["image_size"], config["window_size"], config.get("pretrained_window_sizes"))
-    if "model_args" in config:
-        args = config["model_args"]
-        return _known(args.get("img_size"), args.get("window_size"), args.get("pretrained_window_sizes"))
+    if "architecture" in config or "model_args" in config:
+        args = config.get("model_args", {})
+        said = _known(args.get("img_size"), args.get("window_size"), args.get("pretrained_window_sizes"))
+        return _geometry_of_name(str(config.get("architecture"))) | said
     # The official code saves its tables.
     found: dict[str, Any] = {}
     for name, tensor in state.items():
@@ -237,7 +249,34 @@ def _geometry(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[st
         if name.endswith("layers.0.blocks.1.attn_mask") and "window" in found:
             patch = next(t.shape[-1] for n, t in state.items() if n.endswith("patch_embed.proj.weight"))
             found["resolution"] = found["window"] * math.isqrt(len(tensor)) * patch
+    tables = {
+        int(match[1]): tensor
+        for name, tensor in state.items()
+        if (match := re.search(r"layers\.(\d+)\.blocks\.0\.attn\.relative_coords_table$", name))
+    }
+    if tables and all(len(table) == 1 and table.any() for table in tables.values() if table.shape[1] > 1):
+        found["pretrained_windows"] = [_unit_of_coords(tables[stage]) for stage in sorted(tables)]
     return found
+
+
+def _geometry_of_name(name: str) -> dict[str, Any]:
+    """What a model name of timm says: swinv2_base_window12to24_192to384 was pretrained with windows 12, 12, 12, 6."""
+    match = re.search(r"_window(\d+)(?:to(\d+))?_(\d+)(?:to(\d+))?$", name)
+    if match is None:
+        return {}
+    first_window, window, first_resolution, resolution = (int(n) if n else None for n in match.groups())
+    found: dict[str, Any] = {"window": window or first_window, "resolution": resolution or first_resolution}
+    if window is not None and first_window is not None and first_resolution is not None:
+        found["pretrained_windows"] = [min(first_window, first_resolution // (4 << stage)) for stage in range(4)]
+    return found
+
+
+def _unit_of_coords(table_1HW2: Tensor) -> int:
+    """The window that a table of relative coordinates was measured in, see `relative_coords`."""
+    last = table_1HW2.shape[1] // 2
+    if last == 0:
+        return 1  # one token: its only coordinate is 0 in any unit
+    return 1 + round(8 * last / (2 ** (3 * float(table_1HW2.max())) - 1))
 
 
 def _known(resolution: Any, window: Any, pretrained: Any) -> dict[str, Any]:

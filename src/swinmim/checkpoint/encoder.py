@@ -13,8 +13,10 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -80,11 +82,23 @@ def save_encoder(
             num_classes = 0 if head is None else head.out_features
             config = timm_config(encoder, mean=full.mean, std=full.std, num_classes=num_classes)
             (draft / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
-        save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, draft / WEIGHTS_NAME)
+        with _os_errors():
+            save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, draft / WEIGHTS_NAME)
         _put_in_place(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def _os_errors() -> Iterator[None]:
+    """safetensors tells a full disk in words; callers look at the number."""
+    try:
+        yield
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), str(error)) from error
+        raise
 
 
 def load_encoder(
@@ -92,6 +106,7 @@ def load_encoder(
     *,
     resolution: int | Sequence[int] | None = None,
     window: int | Sequence[int] | None = None,
+    pad: bool = False,
     in_chans: int | None = None,
     drop_path: float = 0.0,
     recompute: Recompute | Sequence[Recompute] = "none",
@@ -102,14 +117,16 @@ def load_encoder(
     """The encoder of a folder (see `find_encoder_folder`), in fp32 on the CPU.
 
     resolution: pixels; another one than the folder's grows or shrinks the windows, and the position bias extrapolates
-    from the pretrained windows in the manifest. in_chans: another number of input channels sums (to 1) or repeats (to
-    more) the patch filters. Raises CheckpointError when the folder is not one, or does not hold exactly the
-    encoder's parameters (with a coverage report); ValueError for a resolution that does not fit.
+    from the pretrained windows in the manifest. pad: take one that does not fit, see `SwinV2.resize`. in_chans: another
+    number of input channels sums (to 1) or repeats (to more) the patch filters. Raises CheckpointError when the folder
+    is not one, or does not hold exactly the encoder's parameters (with a coverage report); ValueError for a resolution
+    that does not fit.
     """
     encoder = describe_encoder(
         path,
         resolution=resolution,
         window=window,
+        pad=pad,
         in_chans=in_chans,
         drop_path=drop_path,
         recompute=recompute,
@@ -138,6 +155,7 @@ def describe_encoder(
     *,
     resolution: int | Sequence[int] | None = None,
     window: int | Sequence[int] | None = None,
+    pad: bool = False,
     in_chans: int | None = None,
     drop_path: float = 0.0,
     recompute: Recompute | Sequence[Recompute] = "none",
@@ -153,12 +171,14 @@ def describe_encoder(
         architecture = dataclasses.replace(architecture, in_chans=in_chans)
     if resolution is None:
         resolution = manifest.resolution
-        window = manifest.windows[0] if window is None else window  # later stages only clamp it
+        if window is None:  # as it was saved, padded or not; later stages only clamp the first one's window
+            window, pad = manifest.windows[0], True
     with torch.device("meta"):
         return SwinV2(
             architecture,
             resolution=resolution,
             window=window,
+            pad=pad,
             pretrained_windows=manifest.pretrained_windows,
             position_bias=position_bias or manifest.position_bias,  # type: ignore[arg-type]
             drop_path=drop_path,

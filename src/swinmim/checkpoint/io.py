@@ -1,20 +1,44 @@
 """One directory per checkpoint: written beside its final place, flushed, marked complete, then renamed.
 
-A directory `step_00000120` holds `state.ckpt` (trainer state), `encoder/` (the encoder folder) and `COMPLETE` (sizes of
-all files). A kill at any moment leaves the previous checkpoints whole and at most one `.partial` directory, which the
-next save removes.
+A directory `step_00000120` holds `state.ckpt` (trainer state: a file, or a directory of all ranks' shards), `encoder/`
+(the encoder folder), `config.json` (the run's settings) and, written last, `COMPLETE` (size and SHA-256 of every file).
+A kill at any moment leaves the previous checkpoints whole and at most one hidden `.partial` directory, which the next
+save removes. Nothing is written outside the checkpoint's own parent directory.
 """
 
+import errno
 import json
+import logging
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
+from swinmim.checkpoint.stream import Entry, digest
 from swinmim.errors import CheckpointError
+
+log = logging.getLogger(__name__)
 
 COMPLETE = "COMPLETE"
 STATE = "state.ckpt"
+CONFIG = "config.json"
+VERSION = 1
+"""Of the marker."""
+THREADS = 4
+
+
+class Marker(NamedTuple):
+    """What `COMPLETE` says: how many checkpoints the run had written before this one, and all files."""
+
+    number: int
+    files: dict[str, Entry]
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry.bytes for entry in self.files.values())
 
 
 def step_folder(root: Path, step: int) -> Path:
@@ -22,66 +46,199 @@ def step_folder(root: Path, step: int) -> Path:
     return root / f"step_{step:08d}"
 
 
-def begin(folder: Path) -> Path:
-    """Make the empty partial directory of a checkpoint, and return it. Leftovers of killed saves are removed."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.parent.glob(".step_*.partial"):
-        shutil.rmtree(leftover)
-    partial = folder.parent / f".{folder.name}.partial"
-    partial.mkdir()
-    return partial
+def draft_path(folder: Path) -> Path:
+    """Where a checkpoint is while it is being written."""
+    return folder.with_name(f".{folder.name}.partial")
 
 
-def commit(partial: Path, folder: Path) -> None:
-    """Flush all files, write the marker and give the checkpoint its name."""
-    files = sorted(path for path in partial.rglob("*") if path.is_file())
-    for path in files:
-        _fsync(path)
-    marker = partial / COMPLETE
-    marker.write_text(json.dumps({str(path.relative_to(partial)): path.stat().st_size for path in files}, indent=1))
-    _fsync(marker)
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
-    _fsync(folder.parent)
+class Draft:
+    """A checkpoint being written in `path`, a hidden directory beside `folder`. Leftovers of killed saves are removed.
+
+    Raises:
+        CheckpointError: the place cannot be written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = draft_path(folder)
+        self._entries: dict[Path, Future[Entry]] = {}
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="checkpoint")
+        with explained(folder.parent):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            for leftover in folder.parent.glob(".step_*.partial"):
+                shutil.rmtree(leftover)
+            self.path.mkdir()
+
+    def seal(self, part: Path) -> None:
+        """Flush and hash what lies under a path, in threads; it must not change any more."""
+        for path in files(part):
+            self._entries[path] = self._pool.submit(digest, path, flush=True)
+
+    def sealed(self, path: Path, entry: Entry) -> None:
+        """Take the size and hash of a file that is on the disk already."""
+        self._entries[path] = Future()
+        self._entries[path].set_result(entry)
+
+    def commit(self) -> None:
+        """Flush what is left, write the marker and give the checkpoint its name.
+
+        Raises:
+            CheckpointError: the disk is full or read-only; the older checkpoints are as before.
+        """
+        with explained(self.folder.parent, self.path):
+            for path in files(self.path):
+                if path not in self._entries:
+                    self.seal(path)
+            entries = {str(path.relative_to(self.path)): entry.result() for path, entry in self._entries.items()}
+            self._pool.shutdown()
+            number = 1 + max((marker.number for _, marker in _marked(self.folder.parent)), default=0)
+            text = {
+                "version": VERSION,
+                "number": number,
+                "files": {name: entry._asdict() for name, entry in sorted(entries.items())},
+            }
+            (self.path / COMPLETE).write_text(json.dumps(text, indent=1))
+            _fsync(self.path / COMPLETE)
+            for directory in (self.path, *(path for path in self.path.rglob("*") if path.is_dir())):
+                _fsync(directory)
+            _replace(self.path, self.folder)
+
+    def discard(self) -> None:
+        """Remove what has been written."""
+        self._pool.shutdown()
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
-def problem(folder: Path) -> str | None:
-    """Why a checkpoint directory cannot be used, or None when every file has the size it was written with."""
+@contextmanager
+def explained(root: Path, writing: Path | None = None) -> Iterator[None]:
+    """What the operating system says against writing a checkpoint, as an error that names the disk and what it lacks.
+
+    Args:
+        root: directory of the checkpoints.
+        writing: the unfinished checkpoint, removed when the disk is full.
+
+    Raises:
+        CheckpointError: instead of OSError.
+    """
     try:
-        sizes: dict[str, int] = json.loads((folder / COMPLETE).read_text())
-    except (OSError, ValueError):
-        return f"{folder.name} has no readable {COMPLETE} marker"
-    for name, size in sizes.items():
+        yield
+    except OSError as error:
+        raise CheckpointError(_reason(error, root, writing)) from error
+
+
+def _reason(error: OSError, root: Path, writing: Path | None) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        written = sum(path.stat().st_size for path in files(writing)) if writing and writing.exists() else 0
+        last = max((marker.bytes for _, marker in _marked(root)), default=0)
+        needs = f"{last:,} bytes as the last one did" if last else f"more than the {written:,} bytes that fitted"
+        if writing is not None:
+            shutil.rmtree(writing, ignore_errors=True)
+        free = shutil.disk_usage(root).free
+        return (
+            f"disk full: the checkpoint needs {needs}; {free:,} bytes are free on the disk of {root} "
+            f"(mounted at {_mount(root)}). Older checkpoints are unharmed. Make room or lower "
+            "callbacks.checkpoint.keep_last, then continue with resume=auto."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return (
+            f"checkpoints cannot be written to {root}: {os.strerror(error.errno)}. Make it writable for this user, or "
+            "choose another output_dir."
+        )
+    return f"writing a checkpoint to {root} failed: {error}. Older checkpoints are unharmed; resume=auto continues."
+
+
+def check_writable(root: Path) -> None:
+    """Find out at the start of a run whether checkpoints can be written, not after its first epoch.
+
+    Raises:
+        CheckpointError: they cannot.
+    """
+    with explained(root):
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / f".writable_{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+
+
+def read_marker(folder: Path) -> Marker:
+    """The marker of a checkpoint.
+
+    Raises:
+        CheckpointError: there is none that can be read.
+    """
+    try:
+        text = json.loads((folder / COMPLETE).read_text())
+        if text["version"] != VERSION:
+            raise CheckpointError(
+                f"{folder.name}/{COMPLETE} is of version {text['version']}, this program's is {VERSION}"
+            )
+        return Marker(int(text["number"]), {name: Entry(**entry) for name, entry in text["files"].items()})
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder.name} has no {COMPLETE} marker") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder.name}/{COMPLETE} cannot be read: {error}") from error
+
+
+def problem(folder: Path, *, hashes: bool = True) -> str | None:
+    """Why a checkpoint directory cannot be used, or None when every file is what was written.
+
+    Args:
+        folder: a checkpoint.
+        hashes: read all bytes and compare their hashes; False compares sizes only.
+    """
+    try:
+        marker = read_marker(folder)
+    except CheckpointError as error:
+        return str(error)
+    for name, entry in marker.files.items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != size:
-            found = f"has {path.stat().st_size}" if path.is_file() else "is gone"
-            return f"{folder.name}/{name} should have {size} bytes and {found}"
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            return f"{folder.name}/{name} cannot be read: {error.strerror}"
+        if size != entry.bytes:
+            return f"{folder.name}/{name} is truncated: it should have {entry.bytes} bytes and has {size}"
+    if not hashes:
+        return None
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = {name: pool.submit(digest, folder / name) for name in marker.files}
+    for name, entry in marker.files.items():
+        try:
+            if found[name].result() != entry:
+                return f"{folder.name}/{name} is damaged: its SHA-256 is not the one it was written with"
+        except OSError as error:
+            return f"{folder.name}/{name} cannot be read: {error.strerror}"
     return None
 
 
 def newest(root: Path) -> tuple[Path | None, list[str]]:
-    """Newest usable checkpoint under a directory, and the reasons why newer ones were passed over."""
+    """Last written usable checkpoint under a directory, and the reasons why newer ones were passed over.
+
+    The order is that of writing, not of steps: a run that went back to an older step has left the later ones behind.
+    """
+    marked = _marked(root)
+    unmarked = sorted(set(root.glob("step_*")) - {folder for folder, _ in marked}, reverse=True)
     skipped: list[str] = []
-    for folder in sorted(root.glob("step_*"), reverse=True):
+    for folder, _ in marked:
         reason = problem(folder)
         if reason is None:
-            return folder, skipped
+            newer = [str(problem(other)) for other in unmarked if other.name > folder.name]
+            return folder, newer + skipped
         skipped.append(reason)
-    return None, skipped
+    return None, [str(problem(other)) for other in unmarked] + skipped
 
 
 def find(path: Path) -> Path:
-    """The checkpoint directory a user means: itself, its state file, or the newest one of a run.
+    """The checkpoint directory a user means: itself, its state, or the newest one of a run.
 
     Raises:
-        CheckpointError: there is none, or it is incomplete.
+        CheckpointError: there is none, or it is incomplete or damaged.
     """
     if path.name == STATE:
         path = path.parent
     if (path / STATE).exists():
         if reason := problem(path):
-            raise CheckpointError(f"checkpoint {path} is incomplete: {reason}. Resume from an older step beside it.")
+            raise CheckpointError(f"checkpoint {path} cannot be used: {reason}. Resume from an older step beside it.")
         return path
     found, skipped = newest(path / "checkpoints")
     if found is None:
@@ -89,15 +246,52 @@ def find(path: Path) -> Path:
             f"resume={path}: no usable checkpoint found{' (' + '; '.join(skipped) + ')' if skipped else ''}. "
             "Give a run directory or one of its checkpoints/step_* directories."
         )
+    for reason in skipped:
+        log.warning("resume=%s: passed over %s", path, reason)
     return found
 
 
-def prune(root: Path, keep_last: int, keep: Iterable[Path]) -> None:
-    """Remove all but the newest `keep_last` checkpoints and the ones named."""
+def find_newest(root: Path) -> Path | None:
+    """The checkpoint that resume=auto continues; None where there are none yet. Says which it passed over and why.
+
+    Raises:
+        CheckpointError: there are checkpoints and none of them can be used.
+    """
+    found, skipped = newest(root)
+    for reason in skipped:
+        log.warning("resume=auto: passed over %s", reason)
+    if found is None and skipped:
+        raise CheckpointError(
+            f"resume=auto: none of the {len(skipped)} checkpoints in {root} can be used ({'; '.join(skipped)}). "
+            "Move them away to start anew."
+        )
+    return found
+
+
+def prune(root: Path, keep_last: int, keep: Collection[Path] = (), keep_every: int | None = None) -> None:
+    """Remove all but the last written `keep_last` checkpoints, the ones named, and the steps to keep for good.
+
+    A checkpoint with a missing or truncated file does not count among the last ones, so that the newest sound one is
+    never removed; one whose marker cannot be read is left alone.
+
+    Args:
+        root: directory of the checkpoints.
+        keep_last: how many.
+        keep: further ones.
+        keep_every: keep those whose step is a multiple of this number.
+    """
     kept = {path.resolve() for path in keep}
-    for folder in sorted(root.glob("step_*"))[:-keep_last]:
-        if folder.resolve() not in kept:
-            shutil.rmtree(folder)
+    sound = 0
+    for folder, _ in _marked(root):
+        if sound >= keep_last and folder.resolve() not in kept and not _is_multiple(folder, keep_every):
+            _remove(folder)
+        elif problem(folder, hashes=False) is None:
+            sound += 1
+
+
+def files(part: Path) -> list[Path]:
+    """A file, or all files under a directory, sorted."""
+    return [part] if part.is_file() else sorted(path for path in part.rglob("*") if path.is_file())
 
 
 def point(link: Path, target: Path) -> None:
@@ -106,6 +300,63 @@ def point(link: Path, target: Path) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(os.path.relpath(target, link.parent))
     temporary.replace(link)
+
+
+def read_config(folder: Path) -> Mapping[str, object]:
+    """The settings that the run had when it wrote a checkpoint.
+
+    Raises:
+        CheckpointError: they are missing.
+    """
+    try:
+        config: dict[str, object] = json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}") from error
+    return config
+
+
+def _is_multiple(folder: Path, every: int | None) -> bool:
+    digits = folder.name.removeprefix("step_")
+    return every is not None and digits.isdigit() and int(digits) % every == 0
+
+
+def _marked(root: Path) -> list[tuple[Path, Marker]]:
+    """Checkpoints with a readable marker, the last written first."""
+    marked = []
+    for folder in root.glob("step_*"):
+        try:
+            marked.append((folder, read_marker(folder)))
+        except CheckpointError:
+            continue
+    return sorted(marked, key=lambda pair: (pair[1].number, pair[0].name), reverse=True)
+
+
+def _replace(partial: Path, folder: Path) -> None:
+    """Rename; an older checkpoint of that name can be found at every moment until the new one can."""
+    old = folder.with_name(f"{folder.name}_old")
+    if folder.exists():
+        if old.exists():
+            _remove(old)
+        folder.rename(old)
+    partial.rename(folder)
+    _fsync(folder.parent)
+    if old.exists():
+        _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    """Take the name away first: a checkpoint that is half removed must not look like one."""
+    hidden = draft_path(folder)
+    shutil.rmtree(hidden, ignore_errors=True)
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+def _mount(path: Path) -> Path:
+    path = path.resolve()
+    while not path.is_mount():
+        path = path.parent
+    return path
 
 
 def _fsync(path: Path) -> None:

@@ -27,6 +27,9 @@ def timm_obstacle(encoder: SwinV2) -> str | None:
         )
     if encoder.position_bias == "linear":
         return "timm's SwinTransformerV2 has no linear position bias"
+    cut = any(side % architecture.patch_size for side in encoder.resolution)
+    if cut or any(stage.padded != stage.grid for stage in encoder.stages):
+        return f"{encoder.resolution} px needs padding, which timm's tokens attend to; resize to a size that fits"
     return None
 
 

@@ -138,6 +138,7 @@ def to_encoder_folder(step: Path, folder: Path, like: Path | None = None) -> Pat
             Architecture(**manifest.architecture),
             resolution=manifest.resolution,
             window=manifest.windows[0],
+            pad=True,
             pretrained_windows=manifest.pretrained_windows,
             position_bias=manifest.position_bias,  # type: ignore[arg-type]
         )

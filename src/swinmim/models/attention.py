@@ -3,8 +3,9 @@
 Shapes: B batch times windows, w windows of one grid, N tokens of one window, C channels, h heads, d channels of a head,
 L relative offsets. Parameter names are timm's.
 
-One interface, three cores: (qkv_BN3hd, scale_h11, bias_hNN, regions_wN) -> out_BNhd. `reference` is the formula, word
-for word; `sdpa` is torch's fused kernel on a GPU; `chunked` (chunked_attention.py) keeps no N x N tensor anywhere.
+One interface, three cores: (qkv_BN3hd, scale_h11, bias_hNN, regions_wN, padding_wN) -> out_BNhd. `reference` is the
+formula, word for word; `sdpa` is torch's fused kernel on a GPU; `chunked` (chunked_attention.py) keeps no N x N tensor
+anywhere. Tokens of different regions, if there are any, do not attend to each other, and none attends to padding.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from swinmim.models.chunked_attention import MASKED_LOGIT, NORM_EPS, attend_chunked
+from swinmim.models.chunked_attention import MASKED_LOGIT, NORM_EPS, PADDING_LOGIT, attend_chunked
 from swinmim.models.position_bias import spread_bias
 from swinmim.models.windows import WindowTables
 
@@ -60,14 +61,14 @@ class WindowAttention(nn.Module):
         qkv_BN3hd = F.linear(tokens_BNC, self.qkv.weight, qkv_bias).view(B, N, 3, self.num_heads, -1)
         scale_h11 = _wide(self.logit_scale).clamp(max=MAX_LOGIT_SCALE).exp()
         bias_hNN = self.position_bias(tables)
-        regions_wN = tables.regions_wN
+        masks = tables.regions_wN, tables.padding_wN
         match choose_core(self.core, self.chunk, tokens_BNC.device):
             case "chunked":
-                out_BNhd = attend_chunked(qkv_BN3hd, scale_h11, bias_hNN, regions_wN, self.chunk)
+                out_BNhd = attend_chunked(qkv_BN3hd, scale_h11, bias_hNN, *masks, chunk=self.chunk)
             case "sdpa":
-                out_BNhd = attend_sdpa(qkv_BN3hd, scale_h11, bias_hNN, regions_wN)
+                out_BNhd = attend_sdpa(qkv_BN3hd, scale_h11, bias_hNN, *masks)
             case _:
-                out_BNhd = attend_reference(qkv_BN3hd, scale_h11, bias_hNN, regions_wN)
+                out_BNhd = attend_reference(qkv_BN3hd, scale_h11, bias_hNN, *masks)
         out: Tensor = self.proj(out_BNhd.reshape(B, N, C))
         return out
 
@@ -93,31 +94,45 @@ def choose_core(asked: Attention, chunk: int | None, device: torch.device) -> At
     return "sdpa" if device.type == "cuda" else "reference"
 
 
-def attend_reference(qkv_BN3hd: Tensor, scale_h11: Tensor, bias_hNN: Tensor, regions_wN: Tensor | None) -> Tensor:
-    """softmax(cosine(q, k) * scale + bias [+ shift mask]) v, literally: (B, N, 3, h, d) -> (B, N, h, d)."""
+def attend_reference(
+    qkv_BN3hd: Tensor,
+    scale_h11: Tensor,
+    bias_hNN: Tensor,
+    regions_wN: Tensor | None = None,
+    padding_wN: Tensor | None = None,
+) -> Tensor:
+    """softmax(cosine(q, k) * scale + bias [+ mask]) v, literally: (B, N, 3, h, d) -> (B, N, h, d)."""
     q_BhNd, k_BhNd, v_BhNd = qkv_BN3hd.permute(2, 0, 3, 1, 4).unbind(0)
     # eps 1e-6 and not 1e-12: a zero vector then has a finite gradient; real norms are far above either.
     q, k = (F.normalize(_wide(t), dim=-1, eps=NORM_EPS).to(v_BhNd.dtype) for t in (q_BhNd, k_BhNd))
     logits_BhNN = _wide(q @ k.transpose(-2, -1)) * scale_h11 + bias_hNN
-    if regions_wN is not None:
-        logits_BwhNN = logits_BhNN.view(-1, len(regions_wN), *logits_BhNN.shape[1:])
-        logits_BhNN = (logits_BwhNN + _shift_mask(regions_wN, logits_BhNN.dtype)).flatten(0, 1)
+    mask_w1NN = _window_mask(regions_wN, padding_wN, logits_BhNN.dtype)
+    if mask_w1NN is not None:
+        logits_BwhNN = logits_BhNN.view(-1, len(mask_w1NN), *logits_BhNN.shape[1:])
+        logits_BhNN = (logits_BwhNN + mask_w1NN).flatten(0, 1)
     return (logits_BhNN.softmax(dim=-1).to(v_BhNd.dtype) @ v_BhNd).transpose(1, 2)
 
 
-def attend_sdpa(qkv_BN3hd: Tensor, scale_h11: Tensor, bias_hNN: Tensor, regions_wN: Tensor | None) -> Tensor:
+def attend_sdpa(
+    qkv_BN3hd: Tensor,
+    scale_h11: Tensor,
+    bias_hNN: Tensor,
+    regions_wN: Tensor | None = None,
+    padding_wN: Tensor | None = None,
+) -> Tensor:
     """The same through scaled_dot_product_attention, the logit scale folded into q and the bias shared by all windows.
 
-    In shifted blocks the windows of a grid count as further heads, so that the mask needs no copy per sample.
+    Where there is a mask, the windows of a grid count as further heads, so that it needs no copy per sample.
     """
     q, k, v = qkv_BN3hd.permute(2, 0, 3, 1, 4).unbind(0)
     B, h, N, d = q.shape
     q = (F.normalize(_wide(q), dim=-1, eps=NORM_EPS) * scale_h11).to(v.dtype)
     k = F.normalize(_wide(k), dim=-1, eps=NORM_EPS).to(v.dtype)
     bias_1gNN = bias_hNN.unsqueeze(0)
-    if regions_wN is not None:
-        w = len(regions_wN)
-        bias_1gNN = (bias_1gNN + _shift_mask(regions_wN, bias_hNN.dtype)).flatten(0, 1).unsqueeze(0)
+    mask_w1NN = _window_mask(regions_wN, padding_wN, bias_hNN.dtype)
+    if mask_w1NN is not None:
+        w = len(mask_w1NN)
+        bias_1gNN = (bias_1gNN + mask_w1NN).flatten(0, 1).unsqueeze(0)
         q, k, v = (t.reshape(B // w, w * h, N, d) for t in (q, k, v))
     # The kernel misreads a bias of another dtype than q, and autocast, which would convert it, may be off.
     with sdpa_kernel(SDPA_BACKENDS):
@@ -125,17 +140,23 @@ def attend_sdpa(qkv_BN3hd: Tensor, scale_h11: Tensor, bias_hNN: Tensor, regions_
     return out.reshape(B, h, N, d).transpose(1, 2)
 
 
-def _shift_mask(regions_wN: Tensor, dtype: torch.dtype) -> Tensor:
-    """(w, 1, N, N): 0 between tokens of one region, MASKED_LOGIT between others."""
-    apart_wNN = regions_wN[:, :, None] != regions_wN[:, None, :]
-    return apart_wNN.to(dtype).mul(MASKED_LOGIT).unsqueeze(1)
+def _window_mask(regions_wN: Tensor | None, padding_wN: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """(w, 1, N, N) or (w, 1, 1, N): MASKED_LOGIT between tokens of other regions and PADDING_LOGIT on padded keys."""
+    mask_wNN = None if padding_wN is None else padding_wN.to(dtype).mul(PADDING_LOGIT)[:, None, :]
+    if regions_wN is not None:
+        apart_wNN = (regions_wN[:, :, None] != regions_wN[:, None, :]).to(dtype).mul(MASKED_LOGIT)
+        mask_wNN = apart_wNN if mask_wNN is None else mask_wNN + apart_wNN
+    return None if mask_wNN is None else mask_wNN.unsqueeze(1)
 
 
 def full_precision(device_type: str) -> AbstractContextManager[object]:
     """Leave autocast."""
-    if torch.amp.is_autocast_available(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()  # the meta device
+    return torch.autocast(device_type, enabled=False) if under_autocast(device_type) else nullcontext()
+
+
+def under_autocast(device_type: str) -> bool:
+    # The meta device has none.
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def _wide(tensor: Tensor) -> Tensor:

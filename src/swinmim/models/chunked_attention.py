@@ -11,13 +11,15 @@ of a head.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-MASKED_LOGIT = -100.0  # finite, as in the official code
+MASKED_LOGIT = -100.0  # between regions: as in the official code, so that a saturated logit can overcome it
+PADDING_LOGIT = -1e4  # nothing overcomes it, its weight is 0, and a row of nothing else has no NaN
 NORM_EPS = 1e-6
 NEGLIGIBLE = 1e-30  # an attention weight
 
@@ -29,7 +31,13 @@ _SOFTMAX_BACKWARD = torch.ops.aten._softmax_backward_data.out
 
 
 def attend_chunked(
-    qkv_BN3hd: Tensor, scale_h11: Tensor, bias_hNN: Tensor, regions_wN: Tensor | None, chunk: int | None = None
+    qkv_BN3hd: Tensor,
+    scale_h11: Tensor,
+    bias_hNN: Tensor,
+    regions_wN: Tensor | None = None,
+    padding_wN: Tensor | None = None,
+    *,
+    chunk: int | None = None,
 ) -> Tensor:
     """Cosine attention, (B, N, 3, h, d) -> (B, N, h, d), `chunk` windows at a time (None: what suits the device).
 
@@ -39,34 +47,47 @@ def attend_chunked(
     if chunk is None:
         at_once = CACHED_LOGITS if qkv_BN3hd.device.type == "cpu" else LOGITS_AT_ONCE
         chunk = max(1, at_once // bias_hNN.numel())
-    return cast(Tensor, _attend(qkv_BN3hd, scale_h11, bias_hNN, regions_wN, chunk))
+    return cast(Tensor, _attend(qkv_BN3hd, scale_h11, bias_hNN, regions_wN, padding_wN, chunk))
 
 
 @torch.library.custom_op("swinmim::chunked_attention", mutates_args=())
-def _attend(qkv_BN3hd: Tensor, scale_h11: Tensor, bias_hNN: Tensor, regions_wN: Tensor | None, chunk: int) -> Tensor:
+def _attend(
+    qkv_BN3hd: Tensor,
+    scale_h11: Tensor,
+    bias_hNN: Tensor,
+    regions_wN: Tensor | None,
+    padding_wN: Tensor | None,
+    chunk: int,
+) -> Tensor:
     B, N, _, h, d = qkv_BN3hd.shape
     out_BNhd = qkv_BN3hd.new_empty(B, N, h, d)
     with torch.autocast(qkv_BN3hd.device.type, enabled=False):
         room = _room(qkv_BN3hd, chunk)
-        for part, apart in _chunks(B, chunk, regions_wN):
+        for part, masks in _chunks(B, chunk, regions_wN, padding_wN):
             q, k, v, _, _ = _unit_qkv(qkv_BN3hd[part], scale_h11)
-            weights = _softmax(q, k, bias_hNN, apart, room[: len(q)])
+            weights = _softmax(q, k, bias_hNN, masks, room[: len(q)])
             out_BNhd[part].copy_((weights.to(v.dtype) @ v).view(-1, h, N, d).transpose(1, 2))
     return out_BNhd
 
 
 @torch.library.custom_op("swinmim::chunked_attention_backward", mutates_args=())
 def _attend_backward(
-    grad_BNhd: Tensor, qkv_BN3hd: Tensor, scale_h11: Tensor, bias_hNN: Tensor, regions_wN: Tensor | None, chunk: int
+    grad_BNhd: Tensor,
+    qkv_BN3hd: Tensor,
+    scale_h11: Tensor,
+    bias_hNN: Tensor,
+    regions_wN: Tensor | None,
+    padding_wN: Tensor | None,
+    chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     B, N, _, h, _ = qkv_BN3hd.shape
     grad_qkv = torch.empty_like(qkv_BN3hd, memory_format=torch.contiguous_format)
     grad_scale, grad_bias = torch.zeros_like(scale_h11), torch.zeros_like(bias_hNN)
     with torch.autocast(qkv_BN3hd.device.type, enabled=False):
         room, more_room = _room(qkv_BN3hd, chunk), _room(qkv_BN3hd, chunk)
-        for part, apart in _chunks(B, chunk, regions_wN):
+        for part, masks in _chunks(B, chunk, regions_wN, padding_wN):
             q, k, v, unit_2nhNd, inverse_norms = _unit_qkv(qkv_BN3hd[part], scale_h11)
-            weights = _softmax(q, k, bias_hNN, apart, room[: len(q)])
+            weights = _softmax(q, k, bias_hNN, masks, room[: len(q)])
             grad = grad_BNhd[part].transpose(1, 2).to(v.dtype).reshape(v.shape)
             grads_3nhNd = unit_2nhNd.new_empty(3, *unit_2nhNd.shape[1:], dtype=v.dtype)
             grad_q, grad_k, grad_v = (g.flatten(0, 1) for g in grads_3nhNd)
@@ -91,17 +112,21 @@ def _attend_backward(
     return grad_qkv, grad_scale, grad_bias
 
 
-def _chunks(B: int, chunk: int, regions_wN: Tensor | None) -> Iterator[tuple[slice, Tensor | None]]:
-    """Slices of the windows, each with its additive shift mask (n, 1, N, N), if there is one."""
+Masks = list[tuple[Tensor, float]]
+
+
+def _chunks(B: int, chunk: int, regions_wN: Tensor | None, padding_wN: Tensor | None) -> Iterator[tuple[slice, Masks]]:
+    """Slices of the windows, each with its masks: where, (n, 1, N or 1, N) bool, and the logit to add there."""
     for start in range(0, B, chunk):
         stop = min(start + chunk, B)
-        if regions_wN is None:
-            yield slice(start, stop), None
-            continue
-        places_n = torch.arange(start, stop, device=regions_wN.device) % len(regions_wN)
-        regions_nN = regions_wN[places_n]
-        apart_nNN = regions_nN[:, :, None] != regions_nN[:, None, :]
-        yield slice(start, stop), apart_nNN.unsqueeze(1)
+        masks: Masks = []
+        if regions_wN is not None:
+            regions_nN = regions_wN[torch.arange(start, stop, device=regions_wN.device) % len(regions_wN)]
+            masks.append(((regions_nN[:, :, None] != regions_nN[:, None, :]).unsqueeze(1), MASKED_LOGIT))
+        if padding_wN is not None:
+            padding_nN = padding_wN[torch.arange(start, stop, device=padding_wN.device) % len(padding_wN)]
+            masks.append((padding_nN[:, None, None, :], PADDING_LOGIT))
+        yield slice(start, stop), masks
 
 
 def _unit_qkv(qkv_nN3hd: Tensor, scale_h11: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -127,34 +152,46 @@ def _operand(qkv: Tensor) -> torch.dtype:
     return torch.promote_types(qkv.dtype, torch.float32) if qkv.device.type == "cpu" else qkv.dtype
 
 
-def _softmax(q: Tensor, k: Tensor, bias_hNN: Tensor, apart_n1NN: Tensor | None, room: Tensor) -> Tensor:
+def _softmax(q: Tensor, k: Tensor, bias_hNN: Tensor, masks: Masks, room: Tensor) -> Tensor:
     """Attention weights of a chunk, (n * h, N, N), at least fp32; in `room` if that is wide enough."""
     h, N, _ = bias_hNN.shape
     logits = torch.bmm(q, k.transpose(1, 2), out=room).to(bias_hNN.dtype)
     logits_nhNN = logits.view(-1, h, N, N)
     logits_nhNN += bias_hNN
-    if apart_n1NN is not None:
-        logits_nhNN.add_(apart_n1NN, alpha=MASKED_LOGIT)
+    for where_n1NN, logit in masks:
+        logits_nhNN.add_(where_n1NN, alpha=logit)
     weights = torch.softmax(logits, -1, out=logits)
     # exp(-100) behind the mask is a subnormal number in fp32, with which a CPU multiplies many times slower.
     return torch.threshold_(weights, NEGLIGIBLE, 0.0) if weights.device.type == "cpu" else weights
 
 
 @_attend.register_fake
-def _(qkv_BN3hd: Tensor, scale_h11: Tensor, bias_hNN: Tensor, regions_wN: Tensor | None, chunk: int) -> Tensor:
+def _(qkv_BN3hd: Tensor, *rest: Any) -> Tensor:
     B, N, _, h, d = qkv_BN3hd.shape
     return qkv_BN3hd.new_empty(B, N, h, d)
 
 
 @_attend_backward.register_fake
-def _(
-    grad_BNhd: Tensor, qkv_BN3hd: Tensor, scale_h11: Tensor, bias_hNN: Tensor, regions_wN: Tensor | None, chunk: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(grad_BNhd: Tensor, qkv_BN3hd: Tensor, scale_h11: Tensor, bias_hNN: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return (
         torch.empty_like(qkv_BN3hd, memory_format=torch.contiguous_format),
         torch.empty_like(scale_h11),
         torch.empty_like(bias_hNN),
     )
+
+
+@register_flop_formula(torch.ops.swinmim.chunked_attention, get_raw=False)
+def _flops(qkv_shape: Sequence[int], *rest: Any, **shapes: Any) -> int:
+    """q k^T and weights v."""
+    B, N, _, h, d = qkv_shape
+    return 2 * 2 * B * h * N * N * d
+
+
+@register_flop_formula(torch.ops.swinmim.chunked_attention_backward, get_raw=False)
+def _flops_backward(grad_shape: Sequence[int], qkv_shape: Sequence[int], *rest: Any, **shapes: Any) -> int:
+    """q k^T again, and the gradients of v, weights, q and k."""
+    B, N, _, h, d = qkv_shape
+    return 5 * 2 * B * h * N * N * d
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -163,7 +200,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _differentiate(ctx: Any, grad_BNhd: Tensor) -> tuple[Tensor | None, ...]:
-    return (*_attend_backward(grad_BNhd, *ctx.saved_tensors, ctx.chunk), None, None)
+    return (*_attend_backward(grad_BNhd, *ctx.saved_tensors, ctx.chunk), None, None, None)
 
 
 _attend.register_autograd(_differentiate, setup_context=_save)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swinmim.models.architecture import ARCHITECTURES, Architecture, get_architecture
-from swinmim.models.attention import ATTENTIONS, Attention, WindowAttention
+from swinmim.models.attention import ATTENTIONS, Attention, WindowAttention, under_autocast
 from swinmim.models.init import init_weights
 from swinmim.models.position_bias import POSITION_BIASES, PositionBias, relative_coords, relative_position_index
 from swinmim.models.recompute import RECOMPUTES, Recompute, run
@@ -25,6 +25,7 @@ from swinmim.models.windows import (
     WindowTables,
     as_pair,
     merge_windows,
+    padding_places,
     partition_windows,
     reorder,
     shift_regions,
@@ -40,6 +41,7 @@ class SwinV2(nn.Module):
 
     resolution: image height and width in pixels, one int or (H, W); it sets the windows (`stage_windows`).
     window: tokens, instead of resolution / architecture.window_ratio.
+    pad: take a resolution or window that does not fit, for dense tasks, see `resize`.
     pretrained_windows: per stage, the window that the position bias was trained with; its coordinates keep that unit
         when `resize` grows the window. Default: the windows of this resolution.
     position_bias: see `relative_coords`.
@@ -57,6 +59,7 @@ class SwinV2(nn.Module):
         *,
         resolution: int | Sequence[int] = 192,
         window: int | Sequence[int] | None = None,
+        pad: bool = False,
         pretrained_windows: Sequence[int | Sequence[int]] | None = None,
         position_bias: PositionBias = "log",
         drop_path: float = 0.0,
@@ -70,7 +73,7 @@ class SwinV2(nn.Module):
         if not 0.0 <= drop_path < 1.0:
             raise ValueError(f"drop_path is a rate from 0 up to, not including, 1; got {drop_path}.")
         self.architecture = architecture
-        self.resolution, self.stages = _fit(architecture, resolution, window)
+        self.resolution, self.stages = _fit(architecture, resolution, window, pad)
         self.pretrained_windows = _pretrained_windows(pretrained_windows, self.stages)
         self.position_bias: PositionBias = position_bias
         self.drop_path = drop_path
@@ -119,14 +122,21 @@ class SwinV2(nn.Module):
         self.reset_parameters()
         return self
 
-    def resize(self, resolution: int | Sequence[int], window: int | Sequence[int] | None = None) -> None:
+    def resize(
+        self, resolution: int | Sequence[int], window: int | Sequence[int] | None = None, *, pad: bool = False
+    ) -> None:
         """Take images of another resolution from now on, in place. No weight changes.
 
         The windows follow the resolution (or `window`); `pretrained_windows` stays, so that the bias at offsets the
         old window had is unchanged and larger offsets extrapolate (paper section 3.3). Raises ValueError, leaving the
         model as it was, for a size that does not fit.
+
+        pad: no size is refused, for dense tasks. Zeros below and to the right fill the image up to whole patches, a
+        grid up to whole windows in each block (before the roll), and up to an even number of tokens before merging, as
+        in microsoft/Swin-Transformer's dense models. Unlike there no token attends to the padding, so that it changes
+        nothing but the time. timm and Hugging Face let it be attended to and give other features at such sizes.
         """
-        self.resolution, self.stages = _fit(self.architecture, resolution, window)
+        self.resolution, self.stages = _fit(self.architecture, resolution, window, pad)
         self._set_windows()
 
     def compile_blocks(self, backend: str = "inductor") -> None:
@@ -145,13 +155,13 @@ class SwinV2(nn.Module):
             cast(Stage, stage).set_window(window, pretrained, self.position_bias)
 
     def embed(self, images_BCHW: Tensor) -> Tensor:
-        """Patch tokens, normalised: (B, in_chans, H, W) -> (B, H / patch, W / patch, C_1)."""
+        """Patch tokens, normalised: (B, in_chans, H, W) -> (B, H / patch, W / patch, C_1), rounded up."""
         expected = (self.in_chans, *self.resolution)
         if tuple(images_BCHW.shape[1:]) != expected:
             raise ValueError(
                 f"The encoder is set to images of shape (B, {self.in_chans}, {self.resolution[0]}, "
                 f"{self.resolution[1]}); got {tuple(images_BCHW.shape)}. "
-                "Call resize(resolution) for another size, or build it with another in_chans."
+                "Call resize(resolution) for another size (with pad=True for any), or build it with another in_chans."
             )
         out: Tensor = self.patch_embed(images_BCHW)
         return out
@@ -186,7 +196,7 @@ class SwinV2(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping patches -> normalised tokens, (B, C, H, W) -> (B, H / patch, W / patch, embed_dim)."""
+    """Patches side by side -> normalised tokens, (B, C, H, W) -> (B, H / patch, W / patch, embed_dim), rounded up."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -195,12 +205,18 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(architecture.embed_dim)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
+        down, right = (-side % patch for side, patch in zip(images_BCHW.shape[2:], self.proj.stride, strict=True))
+        if down or right:
+            images_BCHW = F.pad(images_BCHW, (0, right, 0, down))
         out: Tensor = self.norm(self.proj(images_BCHW).permute(0, 2, 3, 1))
         return out
 
 
 class PatchMerging(nn.Module):
-    """2x2 tokens become one, (B, H, W, C) -> (B, H/2, W/2, 2C). The norm comes after the projection (V1: before)."""
+    """2x2 tokens become one, (B, H, W, C) -> (B, H / 2, W / 2, 2C), rounded up, with zeros beyond the edge.
+
+    The norm comes after the projection (V1: before).
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -208,6 +224,8 @@ class PatchMerging(nn.Module):
         self.norm = nn.LayerNorm(2 * dim)
 
     def forward(self, tokens_BHWC: Tensor) -> Tensor:
+        if tokens_BHWC.shape[1] % 2 or tokens_BHWC.shape[2] % 2:
+            tokens_BHWC = F.pad(tokens_BHWC, (0, 0, 0, tokens_BHWC.shape[2] % 2, 0, tokens_BHWC.shape[1] % 2))
         B, H, W, C = tokens_BHWC.shape
         # The official order of the four neighbours: (0, 0), (1, 0), (0, 1), (1, 1).
         quads = tokens_BHWC.reshape(B, H // 2, 2, W // 2, 2, C).permute(0, 1, 3, 4, 2, 5).flatten(3)
@@ -236,6 +254,8 @@ class Stage(nn.Module):
 
     coords_L2: Tensor
     index_NN: Tensor
+    padding_wN: Tensor | None
+    shifted_padding_wN: Tensor | None
     regions_wN: Tensor | None
     order_P: Tensor | None
     inverse_P: Tensor | None
@@ -267,14 +287,22 @@ class Stage(nn.Module):
             return
         stage_window, pretrained_window, kind = self._windows
         device = next(self.parameters()).device
-        coords = relative_coords(stage_window.window, pretrained_window, kind=kind, device=device)
-        shifted = any(stage_window.shift)
+        shifted, padded = any(stage_window.shift), stage_window.padded != stage_window.grid
         order = shifted_order(stage_window, device) if shifted else None
-        self.register_buffer("coords_L2", coords.flatten(0, 1), persistent=False)
-        self.register_buffer("index_NN", relative_position_index(stage_window.window, device), persistent=False)
-        self.register_buffer("regions_wN", shift_regions(stage_window, device) if shifted else None, persistent=False)
-        self.register_buffer("order_P", order, persistent=False)
-        self.register_buffer("inverse_P", None if order is None else order.argsort(), persistent=False)
+        padding = [padding_places(stage_window, shifted=s, device=device) if padded else None for s in (False, True)]
+        tables = {
+            "coords_L2": relative_coords(stage_window.window, pretrained_window, kind=kind, device=device).flatten(
+                0, 1
+            ),
+            "index_NN": relative_position_index(stage_window.window, device),
+            "padding_wN": padding[0],
+            "shifted_padding_wN": padding[1],
+            "regions_wN": shift_regions(stage_window, device) if shifted else None,
+            "order_P": order,
+            "inverse_P": None if order is None else order.argsort(),
+        }
+        for name, table in tables.items():
+            self.register_buffer(name, table, persistent=False)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Stage:
         # Tables are computed, never converted: `model.bfloat16()` must not round the coordinates, and `to_empty()`
@@ -286,15 +314,19 @@ class Stage(nn.Module):
     def forward(self, tokens_BHWC: Tensor, recompute: Recompute = "none") -> Tensor:
         if self.downsample is not None:
             tokens_BHWC = self.downsample(tokens_BHWC)
+        if under_autocast(tokens_BHWC.device.type):
+            # The main branch adds up in fp32. On a GPU autocast's norms see to that; on a CPU they return bf16.
+            tokens_BHWC = tokens_BHWC.float()
         for j, block in enumerate(self.blocks):
             tables = self.tables(shifted=j % 2 == 1)  # every second block
             tokens_BHWC = block(tokens_BHWC, tables, self.drop_scale(tokens_BHWC, j), recompute)
         return tokens_BHWC
 
     def tables(self, *, shifted: bool) -> WindowTables:
-        if shifted:
-            return WindowTables(self.coords_L2, self.index_NN, self.regions_wN, self.order_P, self.inverse_P)
-        return WindowTables(self.coords_L2, self.index_NN, None, None, None)
+        if not shifted:
+            return WindowTables(self.coords_L2, self.index_NN, self.padding_wN)
+        shift = self.regions_wN, self.order_P, self.inverse_P
+        return WindowTables(self.coords_L2, self.index_NN, self.shifted_padding_wN, *shift)
 
     def drop_scale(self, tokens_BHWC: Tensor, block: int) -> Tensor | None:
         """Stochastic depth of one block: factors of its two branches per sample, (2, B, 1, 1, 1), or None.
@@ -336,11 +368,19 @@ class Block(nn.Module):
 
     def attend(self, tokens_BHWC: Tensor, tables: WindowTables) -> Tensor:
         """Attention inside the windows, (B, H, W, C) -> (B, H, W, C)."""
-        grid, window = self.stage_window.grid, self.stage_window.window
-        B, _, _, C = tokens_BHWC.shape
         if self.stage_window.is_global:
             out_BPC = self.attn(tokens_BHWC.flatten(1, 2), tables)
             return cast(Tensor, out_BPC.view(tokens_BHWC.shape))
+        (H, W), grid = self.stage_window.grid, self.stage_window.padded
+        if grid == (H, W):
+            return self.attend_in_windows(tokens_BHWC, tables)
+        padded_BHWC = F.pad(tokens_BHWC, (0, 0, 0, grid[1] - W, 0, grid[0] - H))
+        return self.attend_in_windows(padded_BHWC, tables)[:, :H, :W]
+
+    def attend_in_windows(self, tokens_BHWC: Tensor, tables: WindowTables) -> Tensor:
+        """Attention on a grid of whole windows, (B, H, W, C) -> (B, H, W, C)."""
+        window, grid = self.stage_window.window, self.stage_window.padded
+        B, _, _, C = tokens_BHWC.shape
         if tables.order_P is None or tables.inverse_P is None:
             return merge_windows(self.attn(partition_windows(tokens_BHWC, window), tables), window, grid)
         tokens_BPC = reorder(tokens_BHWC.flatten(1, 2), tables.order_P, tables.inverse_P)
@@ -372,7 +412,7 @@ def num_parameters(architecture: Architecture | str) -> int:
 
 
 def _fit(
-    architecture: Architecture, resolution: int | Sequence[int], window: int | Sequence[int] | None
+    architecture: Architecture, resolution: int | Sequence[int], window: int | Sequence[int] | None, pad: bool
 ) -> tuple[Pair, tuple[StageWindow, ...]]:
     stages = stage_windows(
         resolution,
@@ -380,6 +420,7 @@ def _fit(
         num_stages=architecture.num_stages,
         window_ratio=architecture.window_ratio,
         window=window,
+        pad=pad,
     )
     return as_pair(resolution), stages
 

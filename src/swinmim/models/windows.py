@@ -35,8 +35,14 @@ class StageWindow:
         return self.grid == self.window
 
     @property
+    def padded(self) -> Pair:
+        """The grid up to whole windows; equal to `grid` unless the stage was made with `pad`."""
+        (H, W), (wh, ww) = self.grid, self.window
+        return H + -H % wh, W + -W % ww
+
+    @property
     def num_windows(self) -> int:
-        return (self.grid[0] // self.window[0]) * (self.grid[1] // self.window[1])
+        return (self.padded[0] // self.window[0]) * (self.padded[1] // self.window[1])
 
 
 def as_pair(value: int | Sequence[int]) -> Pair:
@@ -55,12 +61,16 @@ def stage_windows(
     num_stages: int,
     window_ratio: int,
     window: int | Sequence[int] | None = None,
+    pad: bool = False,
 ) -> tuple[StageWindow, ...]:
     """Grid, window and shift of every stage at `resolution` (pixels).
 
     The window is resolution / window_ratio on each axis (192 / 16 = 12) unless `window` (tokens) is given. Legal is a
     resolution at which each stage's grid is whole and a multiple of its window. Raises ValueError with the table of
     stages and the nearest legal resolutions otherwise.
+
+    pad: every resolution is legal; grids and the window are rounded up, see `StageWindow.padded`. Nothing changes for
+    a resolution that fits.
     """
     size = as_pair(resolution)
     if min(size) < 1:
@@ -69,12 +79,13 @@ def stage_windows(
     if window is not None and min(as_pair(window)) < 1:
         raise ValueError(f"A window is at least 1 token on each axis; got {_show(as_pair(window))}.")
     axes = [_Axis(patch_size, num_stages, window_ratio, w) for w in wished]
-    if any(axis.problem(s) for axis, s in zip(axes, size, strict=True)):
+    if not pad and any(axis.problem(s) for axis, s in zip(axes, size, strict=True)):
         raise ValueError(_misfit(size, axes))
     grids, windows = ([axis.rows(s)[i] for axis, s in zip(axes, size, strict=True)] for i in (0, 1))
     stages = []
     for s in range(num_stages):
-        grid, win = (int(grids[0][s]), int(grids[1][s])), (int(windows[0][s]), int(windows[1][s]))
+        grid = math.ceil(grids[0][s]), math.ceil(grids[1][s])
+        win = math.ceil(windows[0][s]), math.ceil(windows[1][s])
         shift = (0 if win[0] == grid[0] else win[0] // 2, 0 if win[1] == grid[1] else win[1] // 2)
         stages.append(StageWindow(grid, win, shift))
     return tuple(stages)
@@ -185,7 +196,7 @@ def shift_regions(stage: StageWindow, device: torch.device | None = None) -> Ten
     A shifted grid brings its first rows and columns beside its last ones; those were never neighbours.
     """
     regions = []
-    for size, window, shift in zip(stage.grid, stage.window, stage.shift, strict=True):
+    for size, window, shift in zip(stage.padded, stage.window, stage.shift, strict=True):
         position = torch.arange(size, device=device)
         wrapped = (position >= size - window).long() + (position >= size - shift).long()
         regions.append(wrapped if shift else torch.zeros_like(position))
@@ -194,10 +205,19 @@ def shift_regions(stage: StageWindow, device: torch.device | None = None) -> Ten
 
 
 def shifted_order(stage: StageWindow, device: torch.device | None = None) -> Tensor:
-    """Places on the grid in the order of the shifted windows, (H * W,) of int64: the roll and the cut in one gather."""
-    (H, W), (dy, dx) = stage.grid, stage.shift
+    """Places on the padded grid in the order of the shifted windows, (P,) int64: the roll and the cut in one gather."""
+    (H, W), (dy, dx) = stage.padded, stage.shift
     place_HW = torch.arange(H * W, device=device).view(H, W).roll((-dy, -dx), dims=(0, 1))
     return partition_windows(place_HW[None, :, :, None], stage.window).flatten()
+
+
+def padding_places(stage: StageWindow, *, shifted: bool, device: torch.device | None = None) -> Tensor:
+    """Which tokens of each window are padding, (w, N) bool."""
+    (H, W), (dy, dx) = stage.padded, stage.shift if shifted else (0, 0)
+    rows = torch.arange(H, device=device) >= stage.grid[0]
+    columns = torch.arange(W, device=device) >= stage.grid[1]
+    padding_HW = (rows[:, None] | columns[None, :]).roll((-dy, -dx), dims=(0, 1))
+    return partition_windows(padding_HW[None, :, :, None], stage.window)[..., 0]
 
 
 def reorder(tokens_BPC: Tensor, order_P: Tensor, inverse_P: Tensor) -> Tensor:
@@ -218,14 +238,16 @@ class _Reorder(torch.autograd.Function):
 
 
 class WindowTables(NamedTuple):
-    """What the blocks of a stage need to know of their windows; the last three only where the windows are shifted."""
+    """What the blocks of a stage need to know of their windows."""
 
     coords_L2: Tensor
     """Of each relative offset, see `relative_coords`."""
     index_NN: Tensor
     """Offset of each pair of tokens, see `relative_position_index`."""
-    regions_wN: Tensor | None
-    """See `shift_regions`."""
-    order_P: Tensor | None
+    padding_wN: Tensor | None
+    """See `padding_places`; only where the grid is padded."""
+    regions_wN: Tensor | None = None
+    """See `shift_regions`; this and the rest only where the windows are shifted."""
+    order_P: Tensor | None = None
     """See `shifted_order`."""
-    inverse_P: Tensor | None
+    inverse_P: Tensor | None = None

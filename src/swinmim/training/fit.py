@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from swinmim.checkpoint import io
 from swinmim.config import config_errors
-from swinmim.errors import CheckpointError
+from swinmim.errors import CheckpointError, ConfigError
 from swinmim.optim.schedules import lr_factor
 from swinmim.report import settings
 from swinmim.training.callbacks.emergency import Emergency
@@ -22,6 +22,7 @@ from swinmim.training.callbacks.randomness import StepRandomness
 from swinmim.training.callbacks.signals import Signals
 from swinmim.training.callbacks.stability import Stability
 from swinmim.training.callbacks.throughput import Throughput
+from swinmim.training.drift import check_drift
 from swinmim.training.module import Plan, TrainingModule
 from swinmim.training.settings import RunConfig
 from swinmim.training.trainer import build_loggers, build_trainer, resolve_precision
@@ -65,22 +66,27 @@ def make_plan(config: RunConfig, *, accumulation: int, num_samples: int) -> Plan
     return plan
 
 
-def starting_state(resume: str | None, output_dir: Path) -> Path | None:
-    """The trainer state to continue from: the newest complete checkpoint of output_dir (auto), or the one named.
+def starting_state(config: RunConfig, output_dir: Path) -> Path | None:
+    """The trainer state to continue from: the newest sound checkpoint of output_dir (auto), or the one named.
 
     Raises:
-        CheckpointError: a named checkpoint is missing or incomplete.
+        CheckpointError: a named checkpoint is missing, incomplete or damaged, or all of output_dir's are.
+        ConfigError: the settings are not those of the checkpoint.
     """
-    if resume is None:
-        return None
-    if resume != "auto":
-        return io.find(Path(resume)) / io.STATE
-    found, skipped = io.newest(output_dir / "checkpoints")
-    for reason in skipped:
-        log.warning("resume=auto: passed over %s", reason)
+    match config.resume:
+        case None:
+            found = None
+        case "auto":
+            found = io.find_newest(output_dir / "checkpoints")
+            if found is None:
+                log.info("resume=auto: %s has no checkpoint yet, so the run starts anew", output_dir)
+        case path:
+            found = io.find(Path(path))
     if found is None:
-        log.info("resume=auto: %s has no checkpoint yet, so the run starts anew", output_dir)
+        if config.allow_drift:
+            raise ConfigError("allow_drift has no effect on a run that starts anew. Remove it, or add resume=...")
         return None
+    check_drift(io.read_config(found), dataclasses.asdict(config), config.allow_drift)
     return found / io.STATE
 
 
@@ -108,11 +114,12 @@ def train(
         The last value of every metric, on every rank.
 
     Raises:
-        CheckpointError: the state to resume from is missing or belongs to another model.
+        CheckpointError: the state to resume from is missing or belongs to another model, or none can be written.
         Stopped: a signal ended the run, with everything saved.
         DivergedError: loss or gradients stayed non-finite.
+        ConfigError: a resumed run has other settings.
     """
-    state = starting_state(config.resume, output_dir)
+    state = starting_state(config, output_dir)
     signals = Signals()
     origin = {
         "label": label,

@@ -50,6 +50,8 @@ class RunConfig:
     seed: int
     resume: str | None
     """auto continues the newest checkpoint of output_dir, a path continues that one, null starts anew."""
+    allow_drift: tuple[str, ...]
+    """Settings that may differ from the resumed checkpoint's, beside those that always may (training/drift.py)."""
     output_dir: str
     callbacks: CallbacksConfig
 

@@ -7,15 +7,15 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from swinmim.config import schema
-from swinmim.distributed import is_main
+from swinmim.distributed import is_main, launch
 from swinmim.errors import ConfigError
 from swinmim.report import GIB, host_memory, training_bytes
+from swinmim.training.launch import check_launch, check_visible, cluster_environment
+from swinmim.training.state_io import StateIO
 from swinmim.training.strategy import StrategyConfig, build_strategy
 from swinmim.training.wandb import WandbConfig, build_wandb
 
@@ -26,23 +26,35 @@ class TrainerConfig:
     max_steps: int = -1
     """Optimizer steps after which the run ends even inside an epoch; -1 is no limit."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int = 1
-    """Devices per node."""
-    num_nodes: int = 1
+    devices: int | None = None
+    """Devices per node; null: as many as torchrun or srun started processes there, without a launcher 1."""
+    num_nodes: int | None = None
+    """null: as many as the launcher uses, without one 1."""
     precision: Literal["auto", "bf16-mixed", "32-true"] = "auto"
     """auto: bf16 autocast where the hardware has it, else float32."""
     val_every_epochs: int = 1
     log_every_steps: int = 50
 
     def __post_init__(self) -> None:
-        if self.max_epochs < 1 or self.devices < 1 or self.num_nodes < 1:
+        counts = (self.max_epochs, self.devices, self.num_nodes)
+        if any(count is not None and count < 1 for count in counts):
             raise ValueError("max_epochs, devices and num_nodes must be at least 1")
         if self.max_steps != -1 and self.max_steps < 1:
             raise ValueError(f"max_steps must be positive, or -1 for no limit; got {self.max_steps}")
 
     @property
+    def devices_per_node(self) -> int:
+        launched = launch()
+        return self.devices or (launched.per_node if launched else 1)
+
+    @property
+    def nodes(self) -> int:
+        launched = launch()
+        return self.num_nodes or (launched.nodes if launched else 1)
+
+    @property
     def world_size(self) -> int:
-        return self.devices * self.num_nodes
+        return self.devices_per_node * self.nodes
 
 
 @schema
@@ -56,15 +68,18 @@ class LoggerConfig:
 
 
 def check_world(trainer: TrainerConfig, strategy: StrategyConfig) -> None:
-    """Several devices need a strategy that uses them.
+    """The processes that a launcher started are those the settings ask for, and several need a strategy for them.
 
     Raises:
-        ConfigError: strategy=single with more than one device, or DeepSpeed without a GPU.
+        ConfigError: devices that are not the launcher's, strategy=single with more than one device, or DeepSpeed
+            without a GPU.
     """
+    check_launch(trainer.devices_per_node, trainer.nodes, explicit=trainer.devices is not None)
+    check_visible(trainer.accelerator, trainer.devices_per_node)
     if strategy.kind == "single" and trainer.world_size > 1:
         raise ConfigError(
-            f"strategy=single uses one device, but trainer.devices={trainer.devices} and "
-            f"trainer.num_nodes={trainer.num_nodes} ask for {trainer.world_size}. Add strategy=ddp."
+            f"strategy=single uses one device, but trainer.devices={trainer.devices_per_node} and "
+            f"trainer.num_nodes={trainer.nodes} ask for {trainer.world_size}. Add strategy=ddp."
         )
     if strategy.kind == "deepspeed" and not uses_gpu(trainer.accelerator):
         raise ConfigError(
@@ -95,7 +110,7 @@ def check_memory(num_parameters: int, trainer: TrainerConfig, strategy: Strategy
         where, has = "this machine", host_memory()
     needs = training_bytes(num_parameters, zero_stage=zero.stage if zero else 0, world_size=trainer.world_size)
     if zero and zero.offload:
-        needs *= trainer.devices  # the states of all devices of a node lie in its memory
+        needs *= trainer.devices_per_node  # the states of all devices of a node lie in its memory
     if needs > has:
         raise ConfigError(
             f"the model does not fit: {num_parameters / 1e6:,.0f}M parameters need {needs / GIB:.1f} GiB for weights, "
@@ -162,9 +177,9 @@ def build_trainer(
     precision = resolve_precision(config)
     return L.Trainer(
         accelerator=config.accelerator,
-        devices=config.devices,
-        num_nodes=config.num_nodes,
-        plugins=list(_plugins()),
+        devices=config.devices_per_node,
+        num_nodes=config.nodes,
+        plugins=[cluster_environment(), StateIO()],
         strategy=build_strategy(strategy, bf16=precision == "bf16-mixed", batch_size=batch_size),
         precision="32-true" if strategy.kind == "deepspeed" else precision,  # type: ignore[arg-type]
         max_epochs=config.max_epochs,
@@ -181,10 +196,3 @@ def build_trainer(
         logger=list(loggers),
         default_root_dir=output_dir,
     )
-
-
-def _plugins() -> list[SLURMEnvironment]:
-    """Under srun: SLURM's variables, without Lightning's own signal handler, which saves wherever a rank may be."""
-    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
-        return [SLURMEnvironment(auto_requeue=False)]
-    return []

@@ -1,18 +1,23 @@
 """Weights of other implementations to ours and back, judged by the features they compute (random norm gammas)."""
 
+import json
 import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 
 from swinmim.checkpoint.convert import convert, export_huggingface
 from swinmim.checkpoint.encoder import load_encoder, load_head, load_manifest, save_encoder
 from swinmim.checkpoint.names import to_huggingface, to_ours
 from swinmim.errors import CheckpointError
+from swinmim.models.position_bias import relative_coords
 from swinmim.models.swinv2 import Architecture, SwinV2
 
 SMALL = Architecture(name="small", embed_dim=32, depths=(2, 2), head_dim=16, window_ratio=16)
@@ -27,11 +32,13 @@ def encoder() -> SwinV2:
     return encoder
 
 
-def official_names(state: dict[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:
+def official_names(state: dict[str, torch.Tensor], prefix: str = "", pretrained: int = 4) -> dict[str, torch.Tensor]:
     """As microsoft/Swin-Transformer saves them: merging at the end of a stage, tables among the weights."""
     out = {prefix + name.replace("layers.1.downsample", "layers.0.downsample"): t for name, t in state.items()}
     out[prefix + "layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(16, 16, dtype=torch.long)
-    out[prefix + "layers.0.blocks.0.attn.relative_coords_table"] = torch.zeros(1, 7, 7, 2)
+    for stage in (0, 1):
+        coords = relative_coords((4, 4), (pretrained, pretrained))
+        out[prefix + f"layers.{stage}.blocks.0.attn.relative_coords_table"] = coords[None]
     out[prefix + "layers.0.blocks.1.attn_mask"] = torch.zeros(16, 16, 16)
     return out
 
@@ -52,6 +59,53 @@ def test_official(encoder, tmp_path, old):
     assert str(report) == f"loaded {len(encoder.state_dict())}/{len(encoder.state_dict())}"
     assert_same(tmp_path / "encoder", encoder)
     assert load_manifest(tmp_path / "encoder").pretrained_windows == ((4, 4), (4, 4))
+
+
+@pytest.mark.parametrize("pretrained", [2, 3, 4, 7])
+def test_official_weights_at_a_grown_window_keep_their_unit(encoder, tmp_path, pretrained):
+    """Their table of coordinates tells the window of pretraining; the file says it nowhere else."""
+    torch.save({"model": official_names(encoder.state_dict(), pretrained=pretrained)}, tmp_path / "official.pth")
+    convert(tmp_path / "official.pth", tmp_path / "encoder")
+    assert load_encoder(tmp_path / "encoder").pretrained_windows == ((pretrained, pretrained),) * 2
+    encoder = SwinV2(SMALL, resolution=64, window=4, pretrained_windows=(pretrained, pretrained))
+    encoder.load_state_dict(load_encoder(tmp_path / "encoder").state_dict())
+    assert_same(tmp_path / "encoder", encoder)
+
+
+def test_the_name_of_a_timm_model_says_its_geometry(tmp_path):
+    """As on the hub: config.json names the model and gives no arguments."""
+    name = "swinv2_base_window12to24_192to384"
+    small = {"embed_dim": 32, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8), "num_classes": 0}
+    twin = timm.create_model(name, pretrained=False, **small).eval()
+    for parameter in twin.parameters():
+        torch.nn.init.normal_(parameter, 0.2, 0.3)
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "config.json").write_text(json.dumps({"architecture": name, "num_classes": 0}))
+    save_file(twin.state_dict(), tmp_path / "hub" / "model.safetensors")
+    convert(tmp_path / "hub", tmp_path / "encoder")
+    encoder = load_encoder(tmp_path / "encoder")
+    assert encoder.resolution == (384, 384)
+    assert [stage.window[0] for stage in encoder.stages] == [24, 24, 24, 12]
+    assert [window[0] for window in encoder.pretrained_windows] == [12, 12, 12, 6]
+    images = torch.randn(1, 3, 384, 384)
+    with torch.no_grad():
+        theirs = twin.forward_features(images)
+        assert (encoder.forward_features(images) - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+def test_official_settings_do_not_stand_in_the_way(encoder, tmp_path, monkeypatch):
+    """SimMIM's checkpoints hold the settings of the run as yacs objects."""
+    yacs, config = ModuleType("yacs"), ModuleType("yacs.config")
+    config.CfgNode = type("CfgNode", (dict,), {"__module__": "yacs.config"})
+    monkeypatch.setitem(sys.modules, "yacs", yacs)
+    monkeypatch.setitem(sys.modules, "yacs.config", config)
+    settings = config.CfgNode(DATA=config.CfgNode(IMG_SIZE=64))
+    settings.__dict__["__immutable__"] = True
+    saved = {"model": official_names(encoder.state_dict()), "config": settings, "epoch": 799}
+    torch.save(saved, tmp_path / "official.pth")
+    monkeypatch.undo()
+    convert(tmp_path / "official.pth", tmp_path / "encoder")
+    assert_same(tmp_path / "encoder", encoder)
 
 
 def test_official_simmim(encoder, tmp_path):
@@ -175,7 +229,7 @@ class Evil:
 
 def test_pickled_objects_are_not_run(tmp_path, capsys):
     torch.save({"model": {"w": torch.zeros(1)}, "config": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(CheckpointError, match="Python objects besides tensors"):
+    with pytest.raises(CheckpointError, match=r"Python objects besides tensors, which could run code: .*print"):
         convert(tmp_path / "evil.pth", tmp_path / "encoder")
     assert "ran" not in capsys.readouterr().out
 

@@ -40,6 +40,7 @@ def equal(a: nn.Module, b: nn.Module) -> bool:
         {"window": 2, "pretrained_windows": (4, 3), "position_bias": "log_renormalised"},
         {"position_bias": "linear"},
         {"extra_norm_every": 2},
+        {"resolution": (33, 50), "window": 3, "pad": True},
     ],
 )
 def test_round_trip(tmp_path, options):

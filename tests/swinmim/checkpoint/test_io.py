@@ -1,17 +1,27 @@
+import errno
+import json
+import os
+import shutil
+
 import pytest
 
 from swinmim.checkpoint import io
+from swinmim.checkpoint.stream import digest
 from swinmim.errors import CheckpointError
 
 
 def save(root, step, content=b"weights"):
-    folder = io.step_folder(root, step)
-    partial = io.begin(folder)
-    (partial / io.STATE).write_bytes(content)
-    (partial / "encoder").mkdir()
-    (partial / "encoder" / "model.safetensors").write_bytes(content)
-    io.commit(partial, folder)
-    return folder
+    draft = io.Draft(io.step_folder(root, step))
+    (draft.path / io.STATE).write_bytes(content)
+    (draft.path / "encoder").mkdir()
+    (draft.path / "encoder" / "model.safetensors").write_bytes(content)
+    draft.seal(draft.path / "encoder")
+    draft.commit()
+    return draft.folder
+
+
+def names(root):
+    return sorted(path.name for path in root.iterdir())
 
 
 def test_names_hold_no_equals_sign_and_sort_by_step(tmp_path):
@@ -22,33 +32,121 @@ def test_names_hold_no_equals_sign_and_sort_by_step(tmp_path):
 def test_commit_is_complete_and_leaves_nothing_else(tmp_path):
     folder = save(tmp_path, 3)
     assert io.problem(folder) is None
-    assert [path.name for path in tmp_path.iterdir()] == ["step_00000003"]
+    assert names(tmp_path) == ["step_00000003"]
+    marker = io.read_marker(folder)
+    assert set(marker.files) == {"state.ckpt", "encoder/model.safetensors"}
+    assert marker.files["state.ckpt"] == digest(folder / "state.ckpt")
+    assert marker.bytes == 2 * len(b"weights")
+
+
+def test_sharded_state_is_covered_file_by_file(tmp_path):
+    draft = io.Draft(io.step_folder(tmp_path, 3))
+    (draft.path / io.STATE / "checkpoint").mkdir(parents=True)
+    for rank in range(3):
+        (draft.path / io.STATE / "checkpoint" / f"rank_{rank}.pt").write_bytes(bytes([rank]) * 9)
+    # what other ranks hashed arrives as entries
+    other = draft.path / io.STATE / "checkpoint" / "rank_2.pt"
+    draft.sealed(other, digest(other))
+    draft.commit()
+    assert io.find(tmp_path / "step_00000003" / io.STATE) == draft.folder
+    (draft.folder / io.STATE / "checkpoint" / "rank_1.pt").write_bytes(b"123456789")
+    assert io.problem(draft.folder) == (
+        "step_00000003/state.ckpt/checkpoint/rank_1.pt is damaged: its SHA-256 is not the one it was written with"
+    )
 
 
 def test_leftovers_of_a_killed_save_are_removed_by_the_next(tmp_path):
-    partial = io.begin(io.step_folder(tmp_path, 3))
-    (partial / io.STATE).write_bytes(b"half")
+    draft = io.Draft(io.step_folder(tmp_path, 3))
+    (draft.path / io.STATE).write_bytes(b"half")
     assert io.newest(tmp_path) == (None, [])
     save(tmp_path, 4)
-    assert [path.name for path in tmp_path.iterdir()] == ["step_00000004"]
+    assert names(tmp_path) == ["step_00000004"]
 
 
-@pytest.mark.parametrize("damage", ["short", "gone", "no marker"])
-def test_newest_falls_back_and_says_why(tmp_path, damage):
-    older, newer = save(tmp_path, 3), save(tmp_path, 9)
-    match damage:
-        case "short":
-            (newer / io.STATE).write_bytes(b"weigh")
+def damage(folder, kind):
+    state = folder / io.STATE
+    match kind:
+        case "truncated":
+            state.write_bytes(b"weigh")
+        case "bit flip":
+            state.write_bytes(bytes([state.read_bytes()[0] ^ 1]) + state.read_bytes()[1:])
         case "gone":
-            (newer / "encoder" / "model.safetensors").unlink()
+            (folder / "encoder" / "model.safetensors").unlink()
         case "no marker":
-            (newer / io.COMPLETE).unlink()
-    found, skipped = io.newest(tmp_path)
+            (folder / io.COMPLETE).unlink()
+        case "half a marker":
+            (folder / io.COMPLETE).write_text((folder / io.COMPLETE).read_text()[:40])
+        case "another version":
+            text = json.loads((folder / io.COMPLETE).read_text())
+            (folder / io.COMPLETE).write_text(json.dumps(text | {"version": 99}))
+
+
+DAMAGES = {
+    "truncated": "is truncated: it should have 7 bytes and has 5",
+    "bit flip": "is damaged: its SHA-256",
+    "gone": "cannot be read: No such file",
+    "no marker": "has no COMPLETE marker",
+    "half a marker": "COMPLETE cannot be read",
+    "another version": "is of version 99",
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_newest_falls_back_and_says_why(tmp_path, kind, caplog):
+    older, newer = save(tmp_path / "checkpoints", 3), save(tmp_path / "checkpoints", 9)
+    damage(newer, kind)
+    found, skipped = io.newest(tmp_path / "checkpoints")
     assert found == older
     assert len(skipped) == 1
-    assert "step_00000009" in skipped[0]
+    assert skipped[0].startswith("step_00000009")
+    assert DAMAGES[kind] in skipped[0]
     with pytest.raises(CheckpointError, match="step_00000009"):
         io.find(newer)
+    assert io.find(tmp_path) == older
+    assert io.find_newest(tmp_path / "checkpoints") == older
+    assert caplog.text.count(DAMAGES[kind]) == 2  # both say what they passed over
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(tmp_path):
+    assert io.find_newest(tmp_path) is None
+    damage(save(tmp_path, 3), "bit flip")
+    damage(save(tmp_path, 4), "no marker")
+    with pytest.raises(CheckpointError, match=r"none of the 2 checkpoints .* Move them away"):
+        io.find_newest(tmp_path)
+
+
+def test_newest_is_the_last_written_not_the_highest_step(tmp_path):
+    for step in (2, 4, 6):
+        save(tmp_path, step)
+    again = save(tmp_path, 3)  # a run that went back to step 2
+    assert io.newest(tmp_path) == (again, [])
+    assert [io.read_marker(io.step_folder(tmp_path, step)).number for step in (2, 4, 6, 3)] == [1, 2, 3, 4]
+    io.prune(tmp_path, 2)
+    assert names(tmp_path) == ["step_00000003", "step_00000006"]
+
+
+def test_a_step_saved_again_can_be_found_at_every_moment(tmp_path, monkeypatch):
+    folder = save(tmp_path, 3, b"first")
+    seen = []
+    rename, rmtree = io.Path.rename, shutil.rmtree
+
+    def spy(act):
+        def wrapped(*args, **kwargs):
+            seen.append(io.newest(tmp_path)[0])
+            result = act(*args, **kwargs)
+            seen.append(io.newest(tmp_path)[0])
+            return result
+
+        return wrapped
+
+    monkeypatch.setattr(io.Path, "rename", spy(rename))
+    monkeypatch.setattr(shutil, "rmtree", spy(rmtree))
+    save(tmp_path, 3, b"second")
+    monkeypatch.undo()
+    assert len(seen) >= 8
+    assert None not in seen
+    assert (folder / io.STATE).read_bytes() == b"second"
+    assert names(tmp_path) == ["step_00000003"]
 
 
 def test_find_takes_a_run_a_step_or_its_state(tmp_path):
@@ -60,10 +158,19 @@ def test_find_takes_a_run_a_step_or_its_state(tmp_path):
         io.find(tmp_path / "elsewhere")
 
 
-def test_prune_keeps_the_last_and_the_named(tmp_path):
-    folders = [save(tmp_path, step) for step in (1, 2, 3, 4)]
-    io.prune(tmp_path, 2, [folders[0]])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000001", "step_00000003", "step_00000004"]
+def test_prune_keeps_the_last_the_named_and_the_multiples(tmp_path):
+    folders = {step: save(tmp_path, step) for step in range(1, 10)}
+    io.prune(tmp_path, 2, [folders[1]], keep_every=4)
+    assert names(tmp_path) == [f"step_{step:08d}" for step in (1, 4, 8, 9)]
+
+
+@pytest.mark.parametrize("kind", ["truncated", "gone", "no marker"])
+def test_prune_never_removes_the_newest_sound_one(tmp_path, kind):
+    folders = [save(tmp_path, step) for step in (1, 2, 3)]
+    damage(folders[2], kind)
+    io.prune(tmp_path, 1)
+    assert io.newest(tmp_path)[0] == folders[1]
+    assert not folders[0].exists()
 
 
 def test_link_is_relative_and_replaced(tmp_path):
@@ -72,3 +179,48 @@ def test_link_is_relative_and_replaced(tmp_path):
     io.point(tmp_path / "last", second)
     assert (tmp_path / "last").resolve() == second
     assert not (tmp_path / "last").readlink().is_absolute()
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (
+            errno.ENOSPC,
+            r"disk full: the checkpoint needs 14 bytes as the last one did; [\d,]+ bytes are free .*mounted",
+        ),
+        (errno.EACCES, "cannot be written to .*: Permission denied. Make it writable"),
+        (errno.EIO, "failed: .*Older checkpoints are unharmed"),
+    ],
+)
+def test_what_the_system_refuses_is_explained(tmp_path, monkeypatch, number, message):
+    older = save(tmp_path, 1)
+    draft = io.Draft(io.step_folder(tmp_path, 2))
+    (draft.path / io.STATE).write_bytes(b"w" * 99)
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(io.os, "fsync", refuse)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        draft.commit()
+    assert caught.value.exit_code == 4
+    monkeypatch.undo()
+    assert io.newest(tmp_path) == (older, [])
+    assert not draft.folder.exists()
+    assert draft.path.exists() == (number != errno.ENOSPC)  # a full disk gets its room back at once
+
+
+def test_the_first_checkpoint_on_a_full_disk_says_what_fitted(tmp_path):
+    draft = io.Draft(io.step_folder(tmp_path, 2))
+    (draft.path / io.STATE).write_bytes(b"w" * 1234)
+    with (
+        pytest.raises(CheckpointError, match="more than the 1,234 bytes that fitted"),
+        io.explained(tmp_path, draft.path),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_file_in_the_place_of_the_directory_is_refused_at_the_start(tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(CheckpointError, match="File exists"):
+        io.check_writable(tmp_path / "checkpoints")

@@ -63,7 +63,7 @@ def test_chunked_gradients_are_derivatives():
     tensors, regions, _ = inputs(window(2, 2, True), torch.float64)
     with torch.no_grad():
         tensors[1].fill_(3.0)  # at 60 the softmax is too steep for finite differences
-    assert torch.autograd.gradcheck(lambda *t: attend_chunked(*t, regions, 4), tensors, fast_mode=True)
+    assert torch.autograd.gradcheck(lambda *t: attend_chunked(*t, regions, chunk=4), tensors, fast_mode=True)
 
 
 @pytest.mark.parametrize("core", CORES)
@@ -96,7 +96,7 @@ def test_bf16_is_no_worse_than_the_literal_core(core):
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_torch_knows_all_of_the_operator():
     tensors, regions, _ = inputs(window(2, 2, True), heads=2)
-    torch.library.opcheck(torch.ops.swinmim.chunked_attention.default, (*tensors, regions, 4))
+    torch.library.opcheck(torch.ops.swinmim.chunked_attention.default, (*tensors, regions, None, 4))
 
 
 def saved_shapes(attention: str) -> list[torch.Size]:

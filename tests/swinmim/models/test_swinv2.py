@@ -145,9 +145,9 @@ def test_sensitive_parts_stay_in_fp32(monkeypatch, attention):
     seen = set()
     core, softmax, normalize = getattr(module, f"attend_{attention}"), torch.Tensor.softmax, module.F.normalize
 
-    def spy(qkv, scale, bias, regions):
+    def spy(qkv, scale, bias, *masks):
         seen.add((qkv.dtype, scale.dtype, bias.dtype))
-        return core(qkv, scale, bias, regions)
+        return core(qkv, scale, bias, *masks)
 
     def softmax_spy(tensor, dim):
         seen.add(tensor.dtype)

@@ -1,13 +1,25 @@
-"""Save trainer state and encoder folder at fixed steps and at each epoch's end; keep the last ones and the best."""
+"""Save trainer state, settings and encoder folder at fixed steps and epoch ends; keep the last ones and the best."""
 
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
 
 from swinmim.checkpoint import io
+from swinmim.checkpoint.stream import Entry, HashedFile, digest
 from swinmim.config import schema
+from swinmim.errors import CheckpointError
+from swinmim.training.state_io import StateIO
+
+log = logging.getLogger(__name__)
 
 
 @schema
@@ -17,13 +29,22 @@ class CheckpointConfig:
     every_steps: int | None = None
     """Optimizer steps between further checkpoints inside an epoch; null saves at epoch ends only."""
     keep_last: int = 2
+    keep_every_epochs: int | None = None
+    """The checkpoints of every so many epochs are kept for good; null keeps the last and the best only."""
     monitor: str | None = None
     """Validation metric whose best checkpoint is kept as well."""
     mode: Literal["min", "max"] = "min"
 
     def __post_init__(self) -> None:
-        if self.every_epochs < 1 or self.keep_last < 1:
-            raise ValueError("every_epochs and keep_last must be at least 1")
+        if self.every_epochs < 1 or self.keep_last < 1 or (self.every_steps is not None and self.every_steps < 1):
+            raise ValueError("every_epochs, every_steps and keep_last must be at least 1")
+        if self.keep_every_epochs is not None and (
+            self.keep_every_epochs < 1 or self.keep_every_epochs % self.every_epochs
+        ):
+            raise ValueError(
+                f"keep_every_epochs must be a multiple of every_epochs={self.every_epochs}, since only what was saved "
+                f"can be kept; got {self.keep_every_epochs}"
+            )
 
 
 class Checkpoints(Checkpoint):
@@ -32,35 +53,53 @@ class Checkpoints(Checkpoint):
     Args:
         output_dir: directory of the run.
         config: when to save and what to keep.
+        settings: the run's whole configuration, compared when a run is resumed.
 
-    The module must have `full_weights()` and `save_encoder_folder(folder, weights)`.
+    The module must have `full_weights()`, `save_encoder_folder(folder, weights)` and `plan`. A failed save raises
+    CheckpointError on all ranks.
     """
 
-    def __init__(self, output_dir: Path, config: CheckpointConfig) -> None:
+    def __init__(self, output_dir: Path, config: CheckpointConfig, settings: Mapping[str, Any]) -> None:
         self.output_dir = output_dir
         self.root = output_dir / "checkpoints"
         self.config = config
+        self.settings = settings
         self.best_score: float | None = None
         self.best_folder: str | None = None
         self.last_saved_step = -1
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._ending: Future[None] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_score": self.best_score, "best_folder": self.best_folder}
+        measure = f"{self.config.mode} {self.config.monitor}"
+        return {"best_score": self.best_score, "best_folder": self.best_folder, "measure": measure}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_score, self.best_folder = state_dict["best_score"], state_dict["best_folder"]
+        if state_dict["measure"] == f"{self.config.mode} {self.config.monitor}":
+            self.best_score, self.best_folder = state_dict["best_score"], state_dict["best_folder"]
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        with _together(trainer):
+            if trainer.is_global_zero:
+                io.check_writable(self.root)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # a run that went back, or another run's checkpoint: its best one may be gone, or never have been here
+        here = self.best_folder is not None and (self.root / self.best_folder).is_dir()
+        if not trainer.strategy.broadcast(here):
+            self.best_score = self.best_folder = None
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         every = self.config.every_steps
         # steps inside an accumulation do not change global_step; the first of them has been saved already
         if every and trainer.global_step % every == 0 and trainer.global_step != self.last_saved_step:
-            self.save(trainer, pl_module)
+            self.save(trainer, pl_module, wait=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
         improved = self._improved(trainer)
         if last or improved or (trainer.current_epoch + 1) % self.config.every_epochs == 0:
-            self.save(trainer, pl_module, best=improved)
+            self.save(trainer, pl_module, best=improved, wait=False)
 
     @classmethod
     def of(cls, trainer: L.Trainer) -> "Checkpoints":
@@ -71,30 +110,90 @@ class Checkpoints(Checkpoint):
         """Save this step, unless it has just been saved; all ranks call it."""
         if self.last_saved_step != trainer.global_step:
             self.save(trainer, pl_module)
+        else:
+            self.wait(trainer)
 
-    def save(self, trainer: L.Trainer, pl_module: L.LightningModule, *, best: bool = False) -> None:
-        """Write one checkpoint; all ranks call it, rank 0 writes what is not sharded."""
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.wait(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if self._ending is not None and (failure := self._ending.exception()) is not None:
+            log.error("%s", failure)  # the other ranks may be elsewhere, and the exception counts
+
+    def save(self, trainer: L.Trainer, pl_module: L.LightningModule, *, best: bool = False, wait: bool = True) -> None:
+        """Write one checkpoint; all ranks call it, rank 0 writes what is not sharded.
+
+        Args:
+            trainer, pl_module: what to save.
+            best: it is the best so far.
+            wait: False returns when all bytes are with the operating system; flush, hash, marker and rename go on in a
+                thread until the next save, or the end, waits for them.
+
+        Raises:
+            CheckpointError: on all ranks, when the disk is full or refuses, for this save or the one still going on;
+                the older checkpoints are as before.
+        """
         folder = io.step_folder(self.root, trainer.global_step)
+        state = io.draft_path(folder) / io.STATE
+        self.wait(trainer)
         if best:
-            self.best_folder = folder.name
-        partial = self.root / f".{folder.name}.partial"
-        if trainer.is_global_zero:
-            io.begin(folder)
-        trainer.strategy.barrier("checkpoint folder made")
-        trainer.save_checkpoint(partial / io.STATE)
+            self.best_folder = folder.name  # the state says so too
         weights = pl_module.full_weights()  # type: ignore[operator]
-        if trainer.is_global_zero:
-            pl_module.save_encoder_folder(partial / "encoder", weights)  # type: ignore[operator]
-            io.commit(partial, folder)
-            io.point(self.root / "last", folder)
-            io.point(self.output_dir / "encoder", folder / "encoder")
-            kept = []
-            if self.best_folder is not None:
-                io.point(self.root / "best", self.root / self.best_folder)
-                kept.append(self.root / self.best_folder)
-            io.prune(self.root, self.config.keep_last, kept)
-        trainer.strategy.barrier("checkpoint committed")
+        with _together(trainer):
+            draft = self._begin(folder, pl_module, weights) if trainer.is_global_zero else None
+        trainer.save_checkpoint(state)
+        shards = _seal_shards(trainer, state)
+        with _together(trainer):
+            if draft is not None:
+                for path, entry in shards.items():
+                    draft.sealed(Path(path), entry)
+                plugin = trainer.strategy.checkpoint_io
+                assert isinstance(plugin, StateIO)
+                with io.explained(self.root, draft.path):
+                    if plugin.error is not None:
+                        raise plugin.error
+                    for logger in trainer.loggers:  # the charts reach as far as the checkpoint
+                        logger.save()
+                keep_every = None
+                if self.config.keep_every_epochs is not None:
+                    keep_every = self.config.keep_every_epochs * int(pl_module.plan.steps_per_epoch)  # type: ignore[arg-type,union-attr]
+                self._ending = self._thread.submit(self._end, draft, plugin.file, self.best_folder, keep_every)
         self.last_saved_step = trainer.global_step
+        if wait:
+            self.wait(trainer)
+
+    def wait(self, trainer: L.Trainer) -> None:
+        """Until the last checkpoint has its name; all ranks call it.
+
+        Raises:
+            CheckpointError: on all ranks, when it could not be finished.
+        """
+        with _together(trainer):
+            ending, self._ending = self._ending, None
+            if ending is not None:
+                ending.result()
+
+    def _begin(self, folder: Path, pl_module: L.LightningModule, weights: Mapping[str, Tensor]) -> io.Draft:
+        draft = io.Draft(folder)
+        with io.explained(self.root, draft.path):
+            (draft.path / io.CONFIG).write_text(json.dumps(self.settings, indent=1) + "\n")
+            pl_module.save_encoder_folder(draft.path / "encoder", weights)  # type: ignore[operator]
+        draft.seal(draft.path)
+        return draft
+
+    def _end(self, draft: io.Draft, state: HashedFile | None, best: str | None, keep_every: int | None) -> None:
+        """What needs neither the model nor the other ranks."""
+        with io.explained(self.root, draft.path):
+            if state is not None:
+                draft.sealed(draft.path / io.STATE, state.close())
+            draft.commit()
+            io.point(self.root / "last", draft.folder)
+            io.point(self.output_dir / "encoder", draft.folder / "encoder")
+            kept = []
+            if best is not None:
+                io.point(self.root / "best", self.root / best)
+                kept.append(self.root / best)
+            io.prune(self.root, self.config.keep_last, kept, keep_every)
 
     def _improved(self, trainer: L.Trainer) -> bool:
         if self.config.monitor is None or self.config.monitor not in trainer.callback_metrics:
@@ -106,3 +205,28 @@ class Checkpoints(Checkpoint):
         if better:
             self.best_score = score
         return better
+
+
+@contextmanager
+def _together(trainer: L.Trainer) -> Iterator[None]:
+    """Barrier after which rank 0's CheckpointError is raised on all ranks."""
+    failure: CheckpointError | None = None
+    try:
+        yield
+    except CheckpointError as error:
+        failure = error
+    message = trainer.strategy.broadcast(None if failure is None else str(failure))
+    if failure is not None:
+        raise failure
+    if message is not None:
+        raise CheckpointError(message)
+
+
+def _seal_shards(trainer: L.Trainer, state: Path) -> dict[str, Entry]:
+    """Size and hash of each file of a sharded state; every rank reads its part of them."""
+    if trainer.world_size == 1 or not trainer.strategy.broadcast(state.is_dir()):
+        return {}
+    mine = {str(path): digest(path, flush=True) for path in io.files(state)[trainer.global_rank :: trainer.world_size]}
+    parts: list[dict[str, Entry]] = [{} for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(parts, mine)
+    return {path: entry for part in parts for path, entry in part.items()}

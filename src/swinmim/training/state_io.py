@@ -1,0 +1,79 @@
+"""Trainer state to and from one file: streamed to its place, hashed on the way, read without executing anything.
+
+Lightning's own plugin holds the whole file in memory, writes it to a temporary directory that may be on another disk,
+and moves it without flushing.
+"""
+
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import CheckpointIO
+from torch.serialization import get_crc32_options, set_crc32_options
+
+from swinmim.checkpoint.stream import HashedFile
+from swinmim.errors import CheckpointError
+
+
+class StateIO(CheckpointIO):
+    """Lightning's plugin for checkpoint files.
+
+    `file` is the last one written, still to be closed, which flushes it. A write that the operating system refuses is
+    kept in `error` and not raised: the other ranks wait in the barrier that ends `trainer.save_checkpoint`, so all must
+    pass it first.
+    """
+
+    def __init__(self) -> None:
+        self.file: HashedFile | None = None
+        self.error: OSError | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        self.file = self.error = None
+        try:
+            file = HashedFile(Path(path))
+        except OSError as error:
+            self.error = error
+            return
+        try:
+            with _no_crc32():
+                torch.save(checkpoint, file)  # type: ignore[arg-type]  # needs write and flush only
+            self.file = file
+        except (OSError, RuntimeError) as error:
+            file.abandon()
+            self.error = error if isinstance(error, OSError) else file.error
+            if self.error is None:
+                raise
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Tensors, numbers, texts and containers of these; anything else is refused.
+
+        Raises:
+            CheckpointError: the file holds other objects, or is no checkpoint.
+        """
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise CheckpointError(
+                f"{path} is not a trainer state of this program: {str(error).splitlines()[0]} "
+                "Use resume with a checkpoint that this program wrote, and ckpt for weights of others."
+            ) from error
+        return state
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        raise NotImplementedError("checkpoints are removed as whole directories, by swinmim.checkpoint.io.prune")
+
+
+@contextmanager
+def _no_crc32() -> Iterator[None]:
+    """Without torch's own checksum, which costs a third of the writing and which torch.load does not read."""
+    before = get_crc32_options()
+    set_crc32_options(False)
+    try:
+        yield
+    finally:
+        set_crc32_options(before)

@@ -1,0 +1,126 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune.config import FinetuneConfig
+from pretrain.config import PretrainConfig
+from swinmim import door
+from swinmim.errors import ConfigError
+from swinmim.training.drift import ABSENT, FREE, check_drift, differences, is_free
+
+SETTINGS = {
+    "trainer": {"max_epochs": 100, "devices": 1},
+    "optim": {"betas": (0.9, 0.95), "base_lr": 1e-4},
+    "logger": {"kind": "csv", "wandb": None},
+    "seed": 0,
+    "resume": None,
+    "allow_drift": (),
+}
+
+
+def settings(**changes):
+    """SETTINGS with `group__key=value` replaced."""
+    changed = {key: dict(value) if isinstance(value, dict) else value for key, value in SETTINGS.items()}
+    for path, value in changes.items():
+        group, _, key = path.partition("__")
+        if key:
+            changed[group][key] = value
+        else:
+            changed[group] = value
+    return changed
+
+
+@pytest.fixture
+def stored():
+    return json.loads(json.dumps(SETTINGS))  # tuples come back as lists
+
+
+def test_nothing_changed(stored, caplog):
+    assert differences(stored, SETTINGS) == {}
+    with caplog.at_level("INFO"):
+        check_drift(stored, SETTINGS, ())
+    assert not caplog.records
+
+
+def test_differences_are_leaves_and_lists_are_one():
+    now = settings(optim__betas=(0.9, 0.999), logger__wandb={"project": "p"}, seed=1)
+    assert differences(SETTINGS, now) == {
+        "optim.betas": ([0.9, 0.95], [0.9, 0.999]),
+        "logger.wandb": (None, ABSENT),
+        "logger.wandb.project": (ABSENT, "p"),
+        "seed": (0, 1),
+    }
+
+
+def test_a_change_is_refused_with_both_values_and_the_way_out(stored):
+    now = settings(trainer__max_epochs=200, optim__base_lr=2e-4, trainer__devices=2)
+    with pytest.raises(ConfigError) as caught:
+        check_drift(stored, now, ())
+    message = str(caught.value)
+    assert "trainer.max_epochs: 100 -> 200" in message
+    assert "optim.base_lr: 0.0001 -> 0.0002" in message
+    assert "devices" not in message
+    assert "allow_drift=[optim.base_lr,trainer.max_epochs]" in message or (
+        "allow_drift=[trainer.max_epochs,optim.base_lr]" in message
+    )
+    assert caught.value.exit_code == 2
+
+
+def test_each_key_must_be_allowed(stored):
+    now = settings(trainer__max_epochs=200, optim__base_lr=2e-4)
+    with pytest.raises(ConfigError, match=r"allow_drift=\[trainer.max_epochs,optim.base_lr\]"):
+        check_drift(stored, now, ["trainer.max_epochs"])
+    check_drift(stored, now, ["trainer.max_epochs", "optim.base_lr"])
+
+
+def test_free_and_allowed_changes_are_told(stored, caplog):
+    with caplog.at_level("INFO"):
+        check_drift(stored, settings(trainer__max_epochs=200, trainer__devices=2), ["trainer.max_epochs"])
+    assert "trainer.max_epochs: 100 -> 200" in caplog.text
+    assert "trainer.devices: 1 -> 2" in caplog.text
+
+
+@pytest.mark.parametrize("entry", ["seed", "trainer.max_epoch", "trainer", "trainer.devices"])
+def test_an_entry_without_effect_is_an_error(stored, entry):
+    now = settings(trainer__max_epochs=200, trainer__devices=2)
+    with pytest.raises(ConfigError, match=f"allow_drift: {entry} did not change") as caught:
+        check_drift(stored, now, ["trainer.max_epochs", entry])
+    if entry == "trainer.max_epoch":
+        assert "Did you mean 'trainer.max_epochs'?" in str(caught.value)
+
+
+def test_a_requeued_job_may_repeat_its_command(stored):
+    adopted = json.loads(json.dumps(settings(trainer__max_epochs=200, allow_drift=("trainer.max_epochs",))))
+    check_drift(adopted, settings(trainer__max_epochs=200), ["trainer.max_epochs"])
+
+
+def test_a_key_that_one_side_lacks_is_a_change(stored):
+    now = settings(optim__new=3)
+    with pytest.raises(ConfigError, match=r"optim.new: \(absent\) -> 3"):
+        check_drift(stored, now, ())
+
+
+@pytest.mark.parametrize("key", FREE)
+def test_free_keys_exist_in_a_schema_and_are_documented(key):
+    assert is_free(key)
+    assert not is_free(f"{key}x")
+    for root in (PretrainConfig, FinetuneConfig):
+        node, found = root, True
+        for part in key.split("."):
+            fields = {field.name: field.type for field in dataclasses.fields(node)} if found else {}
+            found = part in fields
+            node = fields.get(part)
+        if found:
+            break
+    assert found
+    assert f"`{key}`" in (Path(__file__).parents[3] / "docs" / "checkpoints.md").read_text()
+
+
+@pytest.mark.parametrize(("name", "schema_type"), [("pretrain", PretrainConfig), ("finetune", FinetuneConfig)])
+def test_real_settings_survive_the_file(name, schema_type, monkeypatch):
+    monkeypatch.setenv(door.STARTED, "2026-01-01_00-00-00")
+    config = dataclasses.asdict(door.check(name, schema_type, ["ckpt=folder", "data.path=images"]))
+    assert differences(json.loads(json.dumps(config)), config) == {}
+    assert config["allow_drift"] == ()
