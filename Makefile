@@ -28,7 +28,7 @@ demo: install
 	$(BIN)/python scripts/demo.py
 
 test: install
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 -m "not reliability"
 
 test-fast: install
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 -m "not slow and not reliability"

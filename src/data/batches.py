@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from data.batch import LabelledBatch
 from data.dataset import BatchDataset
 from data.sampler import EvalSampler, TrainSampler
+from data.worker import heed_only_the_parent
 from swinmim.errors import DataError
 
 _FEW_BAD = 4  # damaged images that are always tolerated per epoch and process, however small the set
@@ -49,6 +50,7 @@ class BatchLoader(DataLoader[LabelledBatch]):
             batch_sampler=sampler,
             num_workers=num_workers,
             collate_fn=_as_it_is,
+            worker_init_fn=heed_only_the_parent,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
             prefetch_factor=4 if num_workers else None,
@@ -60,6 +62,10 @@ class BatchLoader(DataLoader[LabelledBatch]):
     def __iter__(self) -> Iterator[LabelledBatch]:  # type: ignore[override]
         bad = _BadCount(self._batches, self.max_bad_fraction)
         batches = super().__iter__()
+        if self.num_workers:
+            # torch would raise a worker's death in the middle of whatever the main thread does, also an optimizer step;
+            # without its watch the next missing batch tells, within seconds, and here.
+            self._forget()
         while True:
             try:
                 batch = next(batches)

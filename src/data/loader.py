@@ -8,7 +8,7 @@ first epoch after a resume, begins at the batch that is due. Written against Lig
 import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.loops.progress import _ProcessedTracker, _Progress
 
 from data.ahead import Ahead
+from data.batch import LabelledBatch
 from data.batches import BatchLoader
 from data.dataset import Augment, BatchDataset, CenterCrop
 from data.decode import Decoder
@@ -63,6 +64,8 @@ class ShardData(LightningDataModule):
         self.global_batch, self.batch_size, self.num_workers = global_batch, batch_size, num_workers
         self.eval_batch_size = eval_batch_size or batch_size
         self.max_bad_fraction, self.lanes, self.block, self.decoder = max_bad_fraction, lanes, block, decoder
+        self.host_batch: LabelledBatch | None = None
+        """The batch under way, as it lay before it went to the device."""
         self._sampler: TrainSampler | None = None
         self._resumed: tuple[int, int] | None = None  # (epoch, global batches done in it), until the loops know it too
         if global_batch > len(self.train_indices):
@@ -169,6 +172,15 @@ class ShardData(LightningDataModule):
 
     def _loader(self, dataset: BatchDataset, sampler: TrainSampler | EvalSampler) -> BatchLoader:
         return BatchLoader(dataset, sampler, self.num_workers, self.max_bad_fraction)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        self.host_batch = batch
+        return batch
+
+    def sample_names(self, indices: Iterable[int]) -> list[str]:
+        """Where training samples come from, "shard: key.suffix"; those of a stream, index -1, have no such name."""
+        records = (self.train.read(index) for index in indices if index >= 0)
+        return [f"{record.shard}: {record.key}.{record.suffix}" for record in records]
 
     # Position and resume ---------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from data.order import key, sample_seeds, words
 from data.part import measure
 from data.remote import Remote, check_url, is_url
 from data.shards import ShardSet
+from data.worker import heed_only_the_parent
 from swinmim.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -208,6 +209,7 @@ class StreamLoader(DataLoader[LabelledBatch]):
             dataset,
             batch_size=None,
             num_workers=num_workers,
+            worker_init_fn=heed_only_the_parent,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
         )

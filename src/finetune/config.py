@@ -5,13 +5,7 @@ import dataclasses
 from data.config import LabelledDataConfig
 from finetune.tasks.classify import ClassifyConfig
 from swinmim.config import ModelConfig, schema
-from swinmim.training.callbacks.checkpoint import CheckpointConfig
 from swinmim.training.settings import RunConfig
-
-
-@schema
-class CallbacksConfig:
-    checkpoint: CheckpointConfig
 
 
 @schema
@@ -23,7 +17,6 @@ class FinetuneConfig(RunConfig):
     """Architecture of the from-scratch baseline; the encoder folder decides otherwise."""
     task: ClassifyConfig
     data: LabelledDataConfig
-    callbacks: CallbacksConfig
 
     def __post_init__(self) -> None:
         if self.ckpt is None and self.model is None:

@@ -14,6 +14,7 @@ from finetune.config import FinetuneConfig
 from finetune.metrics import classification_metrics
 from finetune.tasks.classify import Classifier, Mixing, classification_loss
 from swinmim.checkpoint.encoder import HEAD, save_encoder
+from swinmim.training.finite import poison
 from swinmim.training.module import Plan, TrainingModule
 
 
@@ -65,11 +66,14 @@ class ClassifyModule(TrainingModule):
         return cast(Classifier, self.network)
 
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
+        loss = self.training_loss(batch)
+        self.log_training(loss)
+        return poison(loss)
+
+    def training_loss(self, batch: LabelledBatch) -> Tensor:
         images_BCHW = self.prepare(batch, flip=self.task.flip)
         images_BCHW, target = self.mixing(images_BCHW, batch["label"])
-        loss = classification_loss(self.model(images_BCHW), target, self.task.label_smoothing)
-        self.log_training(loss)
-        return loss
+        return classification_loss(self.model(images_BCHW), target, self.task.label_smoothing)
 
     def validation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
         logits = self.model(self.prepare(batch, flip=False)).float()

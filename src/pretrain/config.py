@@ -4,9 +4,8 @@ from typing import Literal
 
 from data.config import DataConfig
 from swinmim.config import ModelConfig, schema
-from swinmim.training.callbacks.checkpoint import CheckpointConfig
 from swinmim.training.callbacks.reconstructions import ReconstructionsConfig
-from swinmim.training.settings import RunConfig
+from swinmim.training.settings import CallbacksConfig, RunConfig
 
 
 @schema
@@ -28,8 +27,7 @@ class AugmentConfig:
 
 
 @schema
-class CallbacksConfig:
-    checkpoint: CheckpointConfig
+class PretrainCallbacksConfig(CallbacksConfig):
     reconstructions: ReconstructionsConfig
 
 
@@ -39,6 +37,6 @@ class PretrainConfig(RunConfig):
     mim: MimConfig
     data: DataConfig
     augment: AugmentConfig
-    callbacks: CallbacksConfig
+    callbacks: PretrainCallbacksConfig
     ckpt: str | None
     """Encoder folder or run directory whose weights start the run; null starts from scratch."""

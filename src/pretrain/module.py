@@ -14,6 +14,7 @@ from pretrain.masking import blurred, mask_grid, upsample_mask, visible_mean
 from pretrain.prepare import Prepare, compiled_prepare_step, prepare_step
 from pretrain.simmim import SimMIM, local_statistics
 from swinmim.checkpoint.encoder import save_encoder
+from swinmim.training.finite import poison
 from swinmim.training.module import Plan, TrainingModule
 
 VAL_METRICS = ("recon_loss", "mean_baseline", "blur_baseline")
@@ -63,11 +64,15 @@ class PretrainModule(TrainingModule):
         return cast(SimMIM, self.network)
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
-        loss, _ = self.model(*self.prepare(batch, self.prepare_training, flip=self.flip))
+        loss = self.training_loss(batch)
         self.log_training(loss)
         self.log(
             "health/skipped_samples", batch["substituted"].sum().float(), on_epoch=True, on_step=False, reduce_fx="sum"
         )
+        return poison(loss)
+
+    def training_loss(self, batch: ImageBatch) -> Tensor:
+        loss, _ = self.model(*self.prepare(batch, self.prepare_training, flip=self.flip))
         return loss  # type: ignore[no-any-return]
 
     def validation_step(self, batch: LabelledBatch, batch_idx: int) -> None:

@@ -193,7 +193,7 @@ def _start(cfg: DictConfig, schema_type: type[T], run: Callable[[T, Path], objec
 
 def _stop(name: str, error: UserError) -> typing.NoReturn:
     who = name if world_size() == 1 else f"{name} (rank {rank()})"
-    print(f"{who}: error:{SEPARATOR}{error}", file=sys.stderr)
+    print(f"{who}: {error.label}:{SEPARATOR}{error}", file=sys.stderr)
     sys.exit(error.exit_code)
 
 

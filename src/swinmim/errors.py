@@ -1,13 +1,20 @@
 """Errors that a user can act on. Each prints as one message, without a stack trace, and sets the exit code.
 
-Exit codes: 0 success, 1 a fault of the program, 2 configuration, 3 data, 4 checkpoint.
+Exit codes: 0 success, 1 a fault of the program, 2 configuration, 3 data, 4 checkpoint, 5 the training left the finite
+numbers, 69 another process of the run died or hangs, 75 stopped by a signal with everything saved. After 69 and 75 the
+same command with `resume=auto` goes on; after 5 someone should look first. See docs/faults.md.
 """
+
+RANK_LOST = 69
+"""Exit code (EX_UNAVAILABLE) of a process that ends because another one of the run is gone or stands still."""
 
 
 class UserError(Exception):
     """A mistake the user can mend. The message says the rule, what was received, and the likely fix."""
 
     exit_code = 1
+    label = "error"
+    """Word before the message."""
 
 
 class ConfigError(UserError):
@@ -26,3 +33,16 @@ class CheckpointError(UserError):
     """A checkpoint or encoder folder is missing, incomplete, or of another architecture."""
 
     exit_code = 4
+
+
+class DivergedError(UserError):
+    """Loss or gradients stayed non-finite, or the loss spiked again right after a rewind."""
+
+    exit_code = 5
+
+
+class Stopped(UserError):
+    """A signal asked the run to end; a checkpoint is written. EX_TEMPFAIL: run me again."""
+
+    exit_code = 75
+    label = "stopped"

@@ -1,6 +1,8 @@
 """From an encoder folder to a task model, at twice the resolution, and out to timm."""
 
 import json
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import swinmim
+from finetune.module import ClassifyModule
 from swinmim.checkpoint.encoder import load_head
-from swinmim.errors import CheckpointError, ConfigError, DataError
+from swinmim.errors import CheckpointError, ConfigError, DataError, DivergedError
 from swinmim.export import export_timm
 
 pytestmark = pytest.mark.slow
@@ -128,3 +131,16 @@ def test_folder_that_is_no_encoder_is_refused(tmp_path, run_finetune):
     (tmp_path / "other" / "notes.txt").write_text("no weights here")
     with pytest.raises(CheckpointError, match="other"):
         run_finetune(tmp_path / "run", f"ckpt={tmp_path / 'other'}", *SMALL)
+
+
+def test_a_diverged_run_can_be_replayed(tmp_path, run_finetune, encoder_folder, monkeypatch, capsys):
+    original = ClassifyModule.training_loss
+    monkeypatch.setattr(ClassifyModule, "training_loss", lambda *arguments: original(*arguments) * float("nan"))
+    limit = "callbacks.stability.max_nonfinite_steps=2"
+    with pytest.raises(DivergedError, match=r"python scripts/replay\.py"):
+        run_finetune(tmp_path / "run", f"ckpt={encoder_folder}", *SMALL, limit, "trainer.max_epochs=3")
+    monkeypatch.undo()
+    (bundle,) = (tmp_path / "run" / "replay").iterdir()
+    monkeypatch.setattr("sys.argv", ["replay", str(bundle)])
+    runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "replay.py"), run_name="__main__")
+    assert "every value is finite here" in capsys.readouterr().out  # the fault was the test's

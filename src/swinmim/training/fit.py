@@ -14,14 +14,18 @@ from swinmim.config import config_errors
 from swinmim.errors import CheckpointError, ConfigError
 from swinmim.optim.schedules import lr_factor
 from swinmim.report import settings
+from swinmim.training.callbacks.emergency import Emergency
+from swinmim.training.callbacks.heartbeat import Heartbeat
 from swinmim.training.callbacks.last_validation import LastValidation
 from swinmim.training.callbacks.progress import Progress
 from swinmim.training.callbacks.randomness import StepRandomness
+from swinmim.training.callbacks.signals import Signals
+from swinmim.training.callbacks.stability import Stability
 from swinmim.training.callbacks.throughput import Throughput
 from swinmim.training.drift import check_drift
 from swinmim.training.module import Plan, TrainingModule
 from swinmim.training.settings import RunConfig
-from swinmim.training.trainer import build_loggers, build_trainer
+from swinmim.training.trainer import build_loggers, build_trainer, resolve_precision
 from swinmim.training.wandb import finish_wandb
 
 log = logging.getLogger(__name__)
@@ -102,7 +106,7 @@ def train(
         config: settings of the run.
         module, datamodule: what is trained on what.
         label: word before the progress bar.
-        callbacks: those of the run beside seeding, throughput and progress.
+        callbacks: those of the run beside seeding, throughput, progress and the answers to faults.
         derived: name -> value, for the start of the log.
         output_dir: directory of the run.
 
@@ -111,9 +115,18 @@ def train(
 
     Raises:
         CheckpointError: the state to resume from is missing or belongs to another model, or none can be written.
+        Stopped: a signal ended the run, with everything saved.
+        DivergedError: loss or gradients stayed non-finite.
         ConfigError: a resumed run has other settings.
     """
     state = starting_state(config, output_dir)
+    signals = Signals()
+    origin = {
+        "label": label,
+        "config": dataclasses.asdict(config),
+        "precision": resolve_precision(config.trainer),
+        "classes": list(getattr(module, "classes", ())),
+    }
     trainer = build_trainer(
         config.trainer,
         config.strategy,
@@ -124,6 +137,10 @@ def train(
             StepRandomness(config.seed),
             Throughput(config.global_batch_size),
             Progress(label, config.global_batch_size),
+            Heartbeat(config.callbacks.heartbeat),
+            Emergency(),
+            Stability(output_dir, config.callbacks.stability, seed=config.seed, origin=origin),
+            signals,
             LastValidation(),
             *callbacks,
         ],
@@ -139,7 +156,8 @@ def train(
         for logger in trainer.loggers:
             logger.log_hyperparams(numbers)
     try:
-        trainer.fit(module, datamodule=datamodule, ckpt_path=state, weights_only=True)
+        with signals:
+            trainer.fit(module, datamodule=datamodule, ckpt_path=state, weights_only=True)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     except RuntimeError as error:
         if state is not None and "Error(s) in loading state_dict" in str(error):

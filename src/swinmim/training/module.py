@@ -1,5 +1,7 @@
 """What both training modules share: optimizer, clipping, and the numbers that go into an encoder folder."""
 
+import math
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from swinmim.config import schema
 from swinmim.optim.build import OptimConfig, build_optimizer
 from swinmim.optim.schedules import ScheduleConfig
+from swinmim.training.finite import FiniteGuard
 from swinmim.training.strategy import ZeroStrategy, full_weights
 
 
@@ -60,6 +63,7 @@ class TrainingModule(L.LightningModule):
         self.optim, self.schedule, self.plan = optim, schedule, plan
         self.depths, self.rules = depths, rules
         self.manifest = manifest
+        self.guard = FiniteGuard()
         self.build = build
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
@@ -99,7 +103,13 @@ class TrainingModule(L.LightningModule):
         if isinstance(self.trainer.strategy, ZeroStrategy):
             return  # DeepSpeed clips as it steps
         assert gradient_clip_val is not None
-        self.log("train/grad_norm", nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val))
+        norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        optimizer.found_inf = self.guard.judge(norm)
+        self.log("train/grad_norm", norm)
+
+    @abstractmethod
+    def training_loss(self, batch: Any) -> torch.Tensor:
+        """Mean loss of a micro-batch on the device, without logging and without a trainer."""
 
     def on_train_batch_end(self, *_: Any) -> None:
         strategy = self.trainer.strategy
@@ -123,7 +133,8 @@ class TrainingModule(L.LightningModule):
         return float(self.global_step * self.plan.global_batch_size)
 
     def encoder_manifest(self) -> dict[str, Any]:
-        """The manifest's fields with the newest metrics."""
-        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items() if "/" in name}
+        """The manifest's fields with the newest metrics that are finite."""
+        logged = {name: float(value) for name, value in self.trainer.callback_metrics.items() if "/" in name}
+        metrics = {name: value for name, value in logged.items() if math.isfinite(value)}  # JSON knows no others
         progress = {"epochs": float(self.current_epoch + 1), "samples_seen": self.samples_seen}
         return {**self.manifest, "metrics": metrics | progress}

@@ -7,8 +7,18 @@ from swinmim.models.attention import Attention
 from swinmim.models.recompute import Recompute
 from swinmim.optim.build import OptimConfig
 from swinmim.optim.schedules import ScheduleConfig
+from swinmim.training.callbacks.checkpoint import CheckpointConfig
+from swinmim.training.callbacks.heartbeat import HeartbeatConfig
+from swinmim.training.callbacks.stability import StabilityConfig
 from swinmim.training.strategy import StrategyConfig
 from swinmim.training.trainer import LoggerConfig, TrainerConfig
+
+
+@schema
+class CallbacksConfig:
+    checkpoint: CheckpointConfig
+    stability: StabilityConfig
+    heartbeat: HeartbeatConfig
 
 
 @schema
@@ -43,6 +53,7 @@ class RunConfig:
     allow_drift: tuple[str, ...]
     """Settings that may differ from the resumed checkpoint's, beside those that always may (training/drift.py)."""
     output_dir: str
+    callbacks: CallbacksConfig
 
     def encoder_options(self) -> dict[str, Any]:
         """Arguments of SwinV2 and load_encoder beside the architecture."""

@@ -102,6 +102,18 @@ class Checkpoints(Checkpoint):
         if last or improved or (trainer.current_epoch + 1) % self.config.every_epochs == 0:
             self.save(trainer, pl_module, best=improved, wait=False)
 
+    @classmethod
+    def of(cls, trainer: L.Trainer) -> "Checkpoints":
+        """The one of a trainer."""
+        return next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, cls))
+
+    def save_now(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save this step, unless it has just been saved; all ranks call it."""
+        if self.last_saved_step != trainer.global_step:
+            self.save(trainer, pl_module)
+        else:
+            self.wait(trainer)
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.wait(trainer)
 

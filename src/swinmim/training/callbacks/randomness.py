@@ -16,6 +16,19 @@ def step_seed(seed: int, batch: int, rank: int) -> int:
     return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
 
 
+def micro_batch_seed(trainer: L.Trainer, seed: int, batch_idx: int) -> int:
+    """`step_seed` of a micro-batch of the epoch under way, on this rank."""
+    position = trainer.current_epoch * int(trainer.num_training_batches) + batch_idx
+    return step_seed(seed, position, trainer.global_rank)
+
+
+def seed_all(seed: int) -> None:
+    """Python, numpy and torch on all devices."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
 class StepRandomness(Callback):
     """Seeds python, numpy and torch (all devices) before each micro-batch: drop path, mixup, erasing.
 
@@ -29,8 +42,4 @@ class StepRandomness(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        position = trainer.current_epoch * int(trainer.num_training_batches) + batch_idx
-        seed = step_seed(self.seed, position, trainer.global_rank)
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+        seed_all(micro_batch_seed(trainer, self.seed, batch_idx))

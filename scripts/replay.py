@@ -1,0 +1,62 @@
+"""Run the step that ended a run again, on one device: python scripts/replay.py OUTPUT/replay/step_* [--device cuda]
+
+Prints, for each micro-batch in the bundle, its loss, its gradient norm, the module that gave the first non-finite
+value, and the samples that give one alone.
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+import finetune.run
+import pretrain.run
+from finetune.config import FinetuneConfig
+from finetune.module import ClassifyModule
+from finetune.tasks.classify import Classifier
+from pretrain.config import PretrainConfig
+from pretrain.module import PretrainModule
+from swinmim.config import load
+from swinmim.errors import UserError
+from swinmim.training.module import Plan, TrainingModule
+from swinmim.training.replay import load_weights, read_info, read_micro_batches, replay
+
+
+def build(info: dict[str, Any]) -> TrainingModule:
+    """The module of a bundle, uncompiled, with random weights."""
+    parts: dict[str, Any] = {"mean": info["mean"], "std": info["std"], "manifest": {}}
+    plan = Plan(**info["plan"])
+    settings = OmegaConf.create(info["config"])
+    if info["label"] == "pretrain":
+        config = dataclasses.replace(load(PretrainConfig, settings), compile=False)
+        return PretrainModule(pretrain.run.build_model(config, load_weights=False), config, plan, **parts)
+    tuning = load(FinetuneConfig, settings)
+    model = Classifier(finetune.run.build_encoder(tuning), len(info["classes"]))
+    return ClassifyModule(model, tuning, plan, classes=info["classes"], **parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="the bundle")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    arguments = parser.parse_args()
+    try:
+        info = read_info(arguments.folder)
+        module = build(info)
+        load_weights(arguments.folder, module)
+        print(f"step {info['step']}, {info['precision']}, weights from before it; checkpoint {info['checkpoint']}")
+        for name, micro_batch, samples in read_micro_batches(arguments.folder):
+            finding = replay(module, micro_batch, device=arguments.device, precision=info["precision"])
+            print(f"{name}: {finding}")
+            for row in finding.rows:
+                print(f"  not finite alone: row {row}{', ' + samples[row] if samples else ''}")
+    except UserError as error:
+        sys.exit(f"replay: {error}")
+
+
+if __name__ == "__main__":
+    main()
