@@ -16,10 +16,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from pretrain.config import PretrainConfig
+from swinmim import door
 from swinmim.checkpoint import io, zero
 from swinmim.checkpoint.encoder import load_encoder
 from swinmim.errors import CheckpointError, ConfigError
-from swinmim.training.strategy import StrategyConfig, ZeroConfig, build_strategy, deepspeed_config
+from swinmim.training.settings import StrategyConfig, ZeroConfig
+from swinmim.training.strategy import build_strategy, deepspeed_config
 
 WORKER = Path(__file__).parents[1] / "support" / "zero_worker.py"
 HARD = (  # accumulation, clipping that bites, layer-wise rates, autocast and recomputation at once
@@ -269,6 +272,11 @@ def test_strategy_settings_become_deepspeeds():
         ZeroConfig(stage=2, offload=True)
     with pytest.raises(ValueError, match="belong to kind=deepspeed"):
         StrategyConfig(kind="ddp", zero=ZeroConfig(stage=1))
+
+
+def test_compile_under_deepspeed_is_refused():
+    with pytest.raises(ConfigError, match="compile=true does not work under DeepSpeed"):
+        door.check("pretrain", PretrainConfig, ["experiment=demo", "strategy=deepspeed_zero2", "compile=true"])
 
 
 def test_deepspeed_that_is_not_installed_is_named(monkeypatch):

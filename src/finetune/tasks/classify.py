@@ -1,7 +1,6 @@
 """Image classification: encoder, mean over the last map, one linear layer. Recipe: configs of Swin and SimMIM."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,35 +8,8 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from swinmim.config import schema
+from finetune.config import ClassifyConfig
 from swinmim.models.swinv2 import SwinV2
-
-
-@schema
-class ClassifyConfig:
-    kind: Literal["classify"]
-    crop_scale: tuple[float, float]
-    """Share of the image's area that a random crop keeps."""
-    flip: bool
-    randaug_ops: int
-    """Operations of RandAugment per image; 0 is off."""
-    randaug_magnitude: int
-    """Strength of RandAugment, 0 to 30."""
-    mixup: float
-    """Alpha of mixup; 0 is off. With cutmix, each batch takes one of the two at random."""
-    cutmix: float
-    """Alpha of cutmix; 0 is off."""
-    erasing: float
-    """Probability that a rectangle of an image is replaced by noise; 0 is off."""
-    label_smoothing: float
-    crop_ratio: float
-    """Evaluation: the shorter side is resized to resolution / crop_ratio, then the centre is cut out."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.crop_ratio <= 1:
-            raise ValueError(f"crop_ratio must lie in (0, 1], got {self.crop_ratio}")
-        if self.randaug_ops == 0 and self.randaug_magnitude != 0:
-            raise ValueError("randaug_magnitude has no effect with randaug_ops=0; set it to 0")
 
 
 class Classifier(nn.Module):

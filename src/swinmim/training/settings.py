@@ -1,17 +1,103 @@
 """Settings that pretraining and fine-tuning share; their root schemas extend it."""
 
-from typing import Any
+from typing import Any, Literal
 
 from swinmim.config import schema
+from swinmim.distributed import launch
 from swinmim.models.attention import Attention
 from swinmim.models.recompute import Recompute
 from swinmim.optim.build import OptimConfig
 from swinmim.optim.schedules import ScheduleConfig
-from swinmim.training.callbacks.checkpoint import CheckpointConfig
-from swinmim.training.callbacks.heartbeat import HeartbeatConfig
-from swinmim.training.callbacks.stability import StabilityConfig
-from swinmim.training.strategy import StrategyConfig
-from swinmim.training.trainer import LoggerConfig, TrainerConfig
+from swinmim.training.callbacks.settings import CheckpointConfig, HeartbeatConfig, StabilityConfig
+
+
+@schema
+class WandbConfig:
+    project: str = "swinmim"
+    entity: str | None = None
+    name: str | None = None
+    """Shown name; null takes the output directory's name."""
+    tags: tuple[str, ...] = ()
+    mode: Literal["online", "offline"] = "online"
+    """online falls back to offline, with a message, when there is no key or no network."""
+
+
+@schema
+class ZeroConfig:
+    stage: Literal[1, 2, 3]
+    """What is partitioned over the ranks: 1 the optimizer's state, 2 gradients as well, 3 parameters as well."""
+    offload: bool = False
+    """Keep parameters and optimizer state in host memory, and update them there; stage 3 only."""
+
+    def __post_init__(self) -> None:
+        if self.offload and self.stage != 3:
+            raise ValueError(f"offload is for stage 3, got stage={self.stage}. Take strategy=deepspeed_zero3_offload.")
+
+
+@schema
+class StrategyConfig:
+    kind: Literal["single", "ddp", "deepspeed"]
+    """single: one device. ddp: replicas with all-reduced gradients (NCCL on GPUs, gloo on CPUs). deepspeed: ZeRO."""
+    zero: ZeroConfig | None = None
+
+    def __post_init__(self) -> None:
+        if (self.kind == "deepspeed") != (self.zero is not None):
+            raise ValueError(
+                "the zero settings belong to kind=deepspeed, and only to it. Choose a whole strategy, such as "
+                "strategy=deepspeed_zero2."
+            )
+
+    @property
+    def partitions_parameters(self) -> bool:
+        """Whether no rank ever holds the whole model."""
+        return self.zero is not None and self.zero.stage == 3
+
+
+@schema
+class TrainerConfig:
+    max_epochs: int
+    max_steps: int = -1
+    """Optimizer steps after which the run ends even inside an epoch; -1 is no limit."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int | None = None
+    """Devices per node; null: as many as torchrun or srun started processes there, without a launcher 1."""
+    num_nodes: int | None = None
+    """null: as many as the launcher uses, without one 1."""
+    precision: Literal["auto", "bf16-mixed", "32-true"] = "auto"
+    """auto: bf16 autocast where the hardware has it, else float32."""
+    val_every_epochs: int = 1
+    log_every_steps: int = 50
+
+    def __post_init__(self) -> None:
+        counts = (self.max_epochs, self.devices, self.num_nodes)
+        if any(count is not None and count < 1 for count in counts):
+            raise ValueError("max_epochs, devices and num_nodes must be at least 1")
+        if self.max_steps != -1 and self.max_steps < 1:
+            raise ValueError(f"max_steps must be positive, or -1 for no limit; got {self.max_steps}")
+
+    @property
+    def devices_per_node(self) -> int:
+        launched = launch()
+        return self.devices or (launched.per_node if launched else 1)
+
+    @property
+    def nodes(self) -> int:
+        launched = launch()
+        return self.num_nodes or (launched.nodes if launched else 1)
+
+    @property
+    def world_size(self) -> int:
+        return self.devices_per_node * self.nodes
+
+
+@schema
+class LoggerConfig:
+    kind: Literal["wandb", "csv", "none"]
+    wandb: WandbConfig | None = None
+
+    def __post_init__(self) -> None:
+        if (self.kind == "wandb") != (self.wandb is not None):
+            raise ValueError("the wandb settings belong to logger=wandb, and only to it")
 
 
 @schema
@@ -54,6 +140,13 @@ class RunConfig:
     """Settings that may differ from the resumed checkpoint's, beside those that always may (training/drift.py)."""
     output_dir: str
     callbacks: CallbacksConfig
+
+    def __post_init__(self) -> None:
+        if self.compile and self.strategy.kind == "deepspeed":
+            raise ValueError(
+                "compile=true does not work under DeepSpeed, whose hooks change what torch has compiled. "
+                "Add compile=false, or take strategy=ddp where the model fits."
+            )
 
     def encoder_options(self) -> dict[str, Any]:
         """Arguments of SwinV2 and load_encoder beside the architecture."""

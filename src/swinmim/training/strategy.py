@@ -5,50 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, Strategy
 from torch import Tensor, nn
 
 from swinmim.checkpoint import zero
-from swinmim.config import schema
 from swinmim.errors import CheckpointError, ConfigError
 from swinmim.models.swinv2 import Block
+from swinmim.training.settings import StrategyConfig, ZeroConfig
 
 BUCKET = 50_000_000
 """Values in one message between ranks, 0.2 GB. DeepSpeed's default of ten times that reserves 4 GB beside any model."""
-
-
-@schema
-class ZeroConfig:
-    stage: Literal[1, 2, 3]
-    """What is partitioned over the ranks: 1 the optimizer's state, 2 gradients as well, 3 parameters as well."""
-    offload: bool = False
-    """Keep parameters and optimizer state in host memory, and update them there; stage 3 only."""
-
-    def __post_init__(self) -> None:
-        if self.offload and self.stage != 3:
-            raise ValueError(f"offload is for stage 3, got stage={self.stage}. Take strategy=deepspeed_zero3_offload.")
-
-
-@schema
-class StrategyConfig:
-    kind: Literal["single", "ddp", "deepspeed"]
-    """single: one device. ddp: replicas with all-reduced gradients (NCCL on GPUs, gloo on CPUs). deepspeed: ZeRO."""
-    zero: ZeroConfig | None = None
-
-    def __post_init__(self) -> None:
-        if (self.kind == "deepspeed") != (self.zero is not None):
-            raise ValueError(
-                "the zero settings belong to kind=deepspeed, and only to it. Choose a whole strategy, such as "
-                "strategy=deepspeed_zero2."
-            )
-
-    @property
-    def partitions_parameters(self) -> bool:
-        """Whether no rank ever holds the whole model."""
-        return self.zero is not None and self.zero.stage == 3
 
 
 def build_strategy(config: StrategyConfig, *, bf16: bool, batch_size: int) -> Strategy | str:

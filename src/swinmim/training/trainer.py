@@ -3,81 +3,21 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger
 
-from swinmim.config import schema
-from swinmim.distributed import is_main, launch
+from swinmim.distributed import is_main
 from swinmim.errors import ConfigError
 from swinmim.report import GIB, host_memory, training_bytes
 from swinmim.training.launch import check_launch, check_visible, cluster_environment
+from swinmim.training.settings import LoggerConfig, StrategyConfig, TrainerConfig
 from swinmim.training.state_io import StateIO
-from swinmim.training.strategy import StrategyConfig, build_strategy
-from swinmim.training.wandb import WandbConfig, build_wandb
-
-
-@schema
-class TrainerConfig:
-    max_epochs: int
-    max_steps: int = -1
-    """Optimizer steps after which the run ends even inside an epoch; -1 is no limit."""
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int | None = None
-    """Devices per node; null: as many as torchrun or srun started processes there, without a launcher 1."""
-    num_nodes: int | None = None
-    """null: as many as the launcher uses, without one 1."""
-    precision: Literal["auto", "bf16-mixed", "32-true"] = "auto"
-    """auto: bf16 autocast where the hardware has it, else float32."""
-    val_every_epochs: int = 1
-    log_every_steps: int = 50
-
-    def __post_init__(self) -> None:
-        counts = (self.max_epochs, self.devices, self.num_nodes)
-        if any(count is not None and count < 1 for count in counts):
-            raise ValueError("max_epochs, devices and num_nodes must be at least 1")
-        if self.max_steps != -1 and self.max_steps < 1:
-            raise ValueError(f"max_steps must be positive, or -1 for no limit; got {self.max_steps}")
-
-    @property
-    def devices_per_node(self) -> int:
-        launched = launch()
-        return self.devices or (launched.per_node if launched else 1)
-
-    @property
-    def nodes(self) -> int:
-        launched = launch()
-        return self.num_nodes or (launched.nodes if launched else 1)
-
-    @property
-    def world_size(self) -> int:
-        return self.devices_per_node * self.nodes
-
-
-@schema
-class LoggerConfig:
-    kind: Literal["wandb", "csv", "none"]
-    wandb: WandbConfig | None = None
-
-    def __post_init__(self) -> None:
-        if (self.kind == "wandb") != (self.wandb is not None):
-            raise ValueError("the wandb settings belong to logger=wandb, and only to it")
-
-
-def check_compile(compiled: bool, strategy: StrategyConfig) -> None:
-    """Refuse what was tried and failed.
-
-    Raises:
-        ConfigError: compile=true under DeepSpeed.
-    """
-    if compiled and strategy.kind == "deepspeed":
-        raise ConfigError(
-            "compile=true does not work under DeepSpeed, whose hooks change what torch has compiled. "
-            "Add compile=false, or take strategy=ddp where the model fits."
-        )
+from swinmim.training.strategy import build_strategy
+from swinmim.training.wandb import build_wandb
 
 
 def check_world(trainer: TrainerConfig, strategy: StrategyConfig) -> None:

@@ -10,20 +10,9 @@ import wandb
 from lightning.pytorch.loggers import WandbLogger
 from wandb.errors import Error as WandbError
 
-from swinmim.config import schema
+from swinmim.training.settings import WandbConfig
 
 log = logging.getLogger(__name__)
-
-
-@schema
-class WandbConfig:
-    project: str = "swinmim"
-    entity: str | None = None
-    name: str | None = None
-    """Shown name; null takes the output directory's name."""
-    tags: tuple[str, ...] = ()
-    mode: Literal["online", "offline"] = "online"
-    """online falls back to offline, with a message, when there is no key or no network."""
 
 
 def build_wandb(config: WandbConfig, output_dir: Path, settings: dict[str, Any]) -> WandbLogger:

@@ -8,8 +8,8 @@ from swinmim.errors import ConfigError
 from swinmim.training.callbacks.randomness import step_seed
 from swinmim.training.callbacks.reconstructions import draw_columns, to_rgb
 from swinmim.training.fit import plan_steps
-from swinmim.training.strategy import StrategyConfig
-from swinmim.training.trainer import LoggerConfig, TrainerConfig, check_world, resolve_precision
+from swinmim.training.settings import LoggerConfig, StrategyConfig, TrainerConfig
+from swinmim.training.trainer import check_world, resolve_precision
 
 
 def test_step_seeds_differ_in_each_argument():

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from swinmim.errors import RANK_LOST
-from swinmim.training.callbacks.heartbeat import HeartbeatConfig
+from swinmim.training.callbacks.settings import HeartbeatConfig
 from swinmim.training.heartbeat import GRACE_S, Place, Watch, verdict
 
 LIMITS = {"silence_s": 30.0, "stall_s": 100.0}

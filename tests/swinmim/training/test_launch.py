@@ -6,8 +6,8 @@ import torch
 from swinmim import door
 from swinmim.errors import ConfigError
 from swinmim.training.launch import check_launch, check_visible
-from swinmim.training.strategy import StrategyConfig
-from swinmim.training.trainer import TrainerConfig, check_world
+from swinmim.training.settings import StrategyConfig, TrainerConfig
+from swinmim.training.trainer import check_world
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "8", "LOCAL_RANK": "0"}
 TORCHRUN |= {"LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2"}

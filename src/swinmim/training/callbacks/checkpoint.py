@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -15,36 +15,11 @@ from torch import Tensor
 
 from swinmim.checkpoint import io
 from swinmim.checkpoint.stream import Entry, HashedFile, digest
-from swinmim.config import schema
 from swinmim.errors import CheckpointError
+from swinmim.training.callbacks.settings import CheckpointConfig
 from swinmim.training.state_io import StateIO
 
 log = logging.getLogger(__name__)
-
-
-@schema
-class CheckpointConfig:
-    every_epochs: int = 1
-    """Epochs between checkpoints; the last epoch is always saved."""
-    every_steps: int | None = None
-    """Optimizer steps between further checkpoints inside an epoch; null saves at epoch ends only."""
-    keep_last: int = 2
-    keep_every_epochs: int | None = None
-    """The checkpoints of every so many epochs are kept for good; null keeps the last and the best only."""
-    monitor: str | None = None
-    """Validation metric whose best checkpoint is kept as well."""
-    mode: Literal["min", "max"] = "min"
-
-    def __post_init__(self) -> None:
-        if self.every_epochs < 1 or self.keep_last < 1 or (self.every_steps is not None and self.every_steps < 1):
-            raise ValueError("every_epochs, every_steps and keep_last must be at least 1")
-        if self.keep_every_epochs is not None and (
-            self.keep_every_epochs < 1 or self.keep_every_epochs % self.every_epochs
-        ):
-            raise ValueError(
-                f"keep_every_epochs must be a multiple of every_epochs={self.every_epochs}, since only what was saved "
-                f"can be kept; got {self.keep_every_epochs}"
-            )
 
 
 class Checkpoints(Checkpoint):

@@ -9,24 +9,9 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-from swinmim.config import schema
 from swinmim.errors import Stopped, UserError
+from swinmim.training.callbacks.settings import HeartbeatConfig
 from swinmim.training.heartbeat import Watch
-
-
-@schema
-class HeartbeatConfig:
-    """Runs of several processes only. A killed process is noticed at once, whatever these say."""
-
-    silence_s: float = 60
-    """Seconds without a sign of life of a process until all others end."""
-    stall_s: float = 540
-    """Seconds in which no process gets anywhere until all end; longer than compiling, a batch or a save takes.
-    NCCL gives up a collective by itself, without naming anyone, after 600."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.silence_s <= self.stall_s:
-            raise ValueError(f"needs 1 <= silence_s <= stall_s, got {self.silence_s} and {self.stall_s}")
 
 
 class Heartbeat(Callback):

@@ -9,17 +9,8 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from swinmim.config import schema
 from swinmim.errors import ConfigError
-
-
-@schema
-class ReconstructionsConfig:
-    every_epochs: int = 1
-    """Epochs between pictures; the last epoch is always drawn."""
-    num_images: int = 8
-    bands: tuple[int, int, int] | None = None
-    """Channels, counted from 0, shown as red, green and blue; null shows the first three, or the first as grey."""
+from swinmim.training.callbacks.settings import ReconstructionsConfig
 
 
 class Reconstructs(Protocol):

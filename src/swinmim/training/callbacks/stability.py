@@ -21,11 +21,11 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
 from swinmim.checkpoint import io
-from swinmim.config import schema
 from swinmim.errors import ConfigError, DivergedError
 from swinmim.training.border import Border, sum_over_ranks
 from swinmim.training.callbacks.checkpoint import Checkpoints
 from swinmim.training.callbacks.randomness import micro_batch_seed
+from swinmim.training.callbacks.settings import StabilityConfig
 from swinmim.training.finite import FiniteGuard, is_spike
 from swinmim.training.module import TrainingModule
 from swinmim.training.replay import MicroBatch, write_bundle
@@ -35,22 +35,6 @@ log = logging.getLogger(__name__)
 
 NAMED = 4
 """Samples in a message; all are in the file."""
-
-
-@schema
-class StabilityConfig:
-    max_nonfinite_steps: int = 8
-    """So many optimizer steps in a row with a non-finite loss or gradient end the run, with a bundle for replay.py."""
-    spike_threshold: float | None = None
-    """A loss this many robust standard deviations above the median of the last `spike_window` steps sends the weights
-    back to the newest checkpoint before it; the batches in between are passed by. null: off."""
-    spike_window: int = 100
-
-    def __post_init__(self) -> None:
-        if self.max_nonfinite_steps < 1 or self.spike_window < 2:
-            raise ValueError("max_nonfinite_steps must be at least 1 and spike_window at least 2")
-        if self.spike_threshold is not None and self.spike_threshold <= 0:
-            raise ValueError(f"spike_threshold must be positive, or null for off; got {self.spike_threshold}")
 
 
 class Named(Protocol):

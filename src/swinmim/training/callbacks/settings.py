@@ -1,0 +1,70 @@
+"""Settings of the callbacks, apart from them: checking a configuration must not wait for Lightning's import."""
+
+from typing import Literal
+
+from swinmim.config import schema
+
+
+@schema
+class CheckpointConfig:
+    every_epochs: int = 1
+    """Epochs between checkpoints; the last epoch is always saved."""
+    every_steps: int | None = None
+    """Optimizer steps between further checkpoints inside an epoch; null saves at epoch ends only."""
+    keep_last: int = 2
+    keep_every_epochs: int | None = None
+    """The checkpoints of every so many epochs are kept for good; null keeps the last and the best only."""
+    monitor: str | None = None
+    """Validation metric whose best checkpoint is kept as well."""
+    mode: Literal["min", "max"] = "min"
+
+    def __post_init__(self) -> None:
+        if self.every_epochs < 1 or self.keep_last < 1 or (self.every_steps is not None and self.every_steps < 1):
+            raise ValueError("every_epochs, every_steps and keep_last must be at least 1")
+        if self.keep_every_epochs is not None and (
+            self.keep_every_epochs < 1 or self.keep_every_epochs % self.every_epochs
+        ):
+            raise ValueError(
+                f"keep_every_epochs must be a multiple of every_epochs={self.every_epochs}, since only what was saved "
+                f"can be kept; got {self.keep_every_epochs}"
+            )
+
+
+@schema
+class ReconstructionsConfig:
+    every_epochs: int = 1
+    """Epochs between pictures; the last epoch is always drawn."""
+    num_images: int = 8
+    bands: tuple[int, int, int] | None = None
+    """Channels, counted from 0, shown as red, green and blue; null shows the first three, or the first as grey."""
+
+
+@schema
+class HeartbeatConfig:
+    """Runs of several processes only. A killed process is noticed at once, whatever these say."""
+
+    silence_s: float = 60
+    """Seconds without a sign of life of a process until all others end."""
+    stall_s: float = 540
+    """Seconds in which no process gets anywhere until all end; longer than compiling, a batch or a save takes.
+    NCCL gives up a collective by itself, without naming anyone, after 600."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.silence_s <= self.stall_s:
+            raise ValueError(f"needs 1 <= silence_s <= stall_s, got {self.silence_s} and {self.stall_s}")
+
+
+@schema
+class StabilityConfig:
+    max_nonfinite_steps: int = 8
+    """So many optimizer steps in a row with a non-finite loss or gradient end the run, with a bundle for replay.py."""
+    spike_threshold: float | None = None
+    """A loss this many robust standard deviations above the median of the last `spike_window` steps sends the weights
+    back to the newest checkpoint before it; the batches in between are passed by. null: off."""
+    spike_window: int = 100
+
+    def __post_init__(self) -> None:
+        if self.max_nonfinite_steps < 1 or self.spike_window < 2:
+            raise ValueError("max_nonfinite_steps must be at least 1 and spike_window at least 2")
+        if self.spike_threshold is not None and self.spike_threshold <= 0:
+            raise ValueError(f"spike_threshold must be positive, or null for off; got {self.spike_threshold}")
