@@ -19,7 +19,6 @@ from swinmim.errors import DataError
 
 _FEW_BAD = 4  # damaged images that are always tolerated per epoch and process, however small the set
 _EVERY = 16  # batches between two counts over all ranks: each waits for the device
-_STALLED_SECONDS = 1800  # without a batch; a remote shard that is fetched again and again may take minutes
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -54,7 +53,6 @@ class BatchLoader(DataLoader[LabelledBatch]):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
             prefetch_factor=4 if num_workers else None,
-            timeout=_STALLED_SECONDS if num_workers else 0,
         )
         self.max_bad_fraction = max_bad_fraction
         self._batches = dataset
@@ -64,7 +62,8 @@ class BatchLoader(DataLoader[LabelledBatch]):
         batches = super().__iter__()
         if self.num_workers:
             # torch would raise a worker's death in the middle of whatever the main thread does, also an optimizer step;
-            # without its watch the next missing batch tells, within seconds, and here.
+            # without its watch the next missing batch tells, within seconds, and here. That needs timeout=0: with a
+            # timeout torch looks after the workers only when it is over.
             self._forget()
         while True:
             try:
@@ -85,9 +84,9 @@ class BatchLoader(DataLoader[LabelledBatch]):
         bad.agree()
 
     def _name(self, error: Exception) -> Exception:
-        """What the workers were doing, when the error is that one died or none answers."""
+        """What the workers were doing, when the error is that one died."""
         text = str(error)
-        signs = ("exited unexpectedly", "timed out", "killed by signal")
+        signs = ("exited unexpectedly", "killed by signal")
         if isinstance(error, RuntimeError) and not any(sign in text for sign in signs):
             return error
         workers = getattr(self._iterator, "_workers", [])
@@ -100,7 +99,7 @@ class BatchLoader(DataLoader[LabelledBatch]):
         reading = self._batches.being_read(dead or range(len(workers)))
         codes = ", ".join(str(workers[n].exitcode) for n in dead) or "none"
         return DataError(
-            f"A loader process died or stopped answering (exit codes: {codes}; -9 is mostly too little memory, -11 a"
+            f"A loader process died (exit codes: {codes}; -9 is mostly too little memory, -11 a"
             f" fault in a decoder). It was reading: {'; '.join(reading) or 'no image'}. Take that image out, or try"
             f" data.num_workers=0 to see the fault itself. ({text or type(error).__name__})"
         )
