@@ -18,6 +18,7 @@ def has_namespaces(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.reliability
 def test_a_full_disk_leaves_the_previous_checkpoint(tiny, tmp_path):
     if not has_namespaces(tmp_path):
         pytest.skip("user namespaces are not allowed here")

@@ -25,7 +25,7 @@ def whole(pretrain, tmp_path_factory):
     return run
 
 
-@pytest.fixture(params=["one filesystem", "TMPDIR on another"])
+@pytest.fixture(params=["one filesystem", pytest.param("TMPDIR on another", marks=pytest.mark.reliability)])
 def temporary(request, tmp_path):
     """An empty TMPDIR."""
     if request.param == "one filesystem":

@@ -90,7 +90,8 @@ def test_resume_on_another_number_of_ranks(pretrain, wholes, tmp_path, stop, bef
     options = (*options, "drop_path=0.0")
     whole, part = wholes(before, options), tmp_path / "part"
     run = resume(pretrain, whole, part, step, *options, ranks=after)
-    assert f"trainer.devices: {before} -> {after}" in run.text()
+    shown = {1: "null", 2: "2"}
+    assert f"trainer.devices: {shown[before]} -> {shown[after]}" in run.text()
     one, two = (load_file(where / "encoder" / "model.safetensors") for where in (whole, part))
     for name, tensor in one.items():
         assert torch.equal(tensor, two[name]), name
