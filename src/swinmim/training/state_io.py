@@ -65,7 +65,7 @@ class StateIO(CheckpointIO):
         return state
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        raise NotImplementedError("checkpoints are removed as whole directories, by swinmim.checkpoint.io.prune")
+        raise RuntimeError("checkpoints are removed as whole directories, by swinmim.checkpoint.io.prune")
 
 
 @contextmanager
