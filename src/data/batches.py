@@ -59,7 +59,10 @@ class BatchLoader(DataLoader[LabelledBatch]):
 
     def __iter__(self) -> Iterator[LabelledBatch]:  # type: ignore[override]
         bad = _BadCount(self._batches, self.max_bad_fraction)
-        batches = super().__iter__()
+        try:
+            batches = super().__iter__()  # from the second epoch on it waits for the workers
+        except RuntimeError as error:
+            raise self._name(error) from error
         if self.num_workers:
             # torch would raise a worker's death in the middle of whatever the main thread does, also an optimizer step;
             # without its watch the next missing batch tells, within seconds, and here. That needs timeout=0: with a

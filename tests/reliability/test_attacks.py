@@ -94,7 +94,7 @@ def test_checkpoint_that_is_whole_but_hostile(start, tmp_path, canary, monkeypat
         start(tmp_path / "run", "trainer.max_steps=1")
     for resume in ("auto", str(tmp_path / "run")):
         with pytest.raises(CheckpointError, match=r"state\.ckpt"):
-            start(tmp_path / "run", f"resume={resume}")
+            start(tmp_path / "run", f"resume={resume}", "trainer.max_steps=1")
 
 
 def test_zero_checkpoint_that_is_hostile(tmp_path, canary, forced):

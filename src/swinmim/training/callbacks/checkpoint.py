@@ -42,6 +42,7 @@ class Checkpoints(Checkpoint):
         self.best_score: float | None = None
         self.best_folder: str | None = None
         self.last_saved_step = -1
+        self._due = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._ending: Future[None] | None = None
 
@@ -69,12 +70,18 @@ class Checkpoints(Checkpoint):
         every = self.config.every_steps
         # steps inside an accumulation do not change global_step; the first of them has been saved already
         if every and trainer.global_step % every == 0 and trainer.global_step != self.last_saved_step:
-            self.save(trainer, pl_module, wait=False)
+            if (
+                trainer.is_last_batch
+            ):  # the epoch's end is near, and Lightning resumes a state from before it one step long
+                self._due = True
+            else:
+                self.save(trainer, pl_module, wait=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
         improved = self._improved(trainer)
-        if last or improved or (trainer.current_epoch + 1) % self.config.every_epochs == 0:
+        due, self._due = self._due, False
+        if last or improved or due or (trainer.current_epoch + 1) % self.config.every_epochs == 0:
             self.save(trainer, pl_module, best=improved, wait=False)
 
     @classmethod
