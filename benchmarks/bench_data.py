@@ -10,9 +10,13 @@ import argparse
 import hashlib
 import io
 import json
+import multiprocessing
+import os
 import platform
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from datetime import date
@@ -108,7 +112,7 @@ def loading(shards: ShardSet, repeats: int) -> dict[str, float]:
 
 
 def writing(folder: Path, repeats: int) -> dict[str, float]:
-    """Microseconds of CPU per image: the whole writer, and decode + resize + encode alone."""
+    """Microseconds of CPU per image: the whole writer with one process, and decode + resize + encode alone."""
     files = [file.read_bytes() for file in sorted(folder.iterdir())]
     options = WriteOptions(workers=1)
     whole, floor = [], []
@@ -122,6 +126,39 @@ def writing(folder: Path, repeats: int) -> dict[str, float]:
             encode(data, EncodeOptions())
         floor.append((time.process_time() - begin) / len(files) * 1e6)
     return {"write": round(statistics.median(whole), 1), "floor: decode + encode": round(statistics.median(floor), 1)}
+
+
+def encode_all(files: list[bytes]) -> None:
+    for data in files:
+        encode(data, EncodeOptions())
+
+
+def writing_on_all_cores(folder: Path, repeats: int, images: int = 2000) -> dict[str, float]:
+    """Wall seconds of `python -m data.write` from its start to its end, and of the encoding alone by as many processes
+    that have started already and hold the files in memory; in turn, the ratio of each pair."""
+    cores = len(os.sched_getaffinity(0))
+    files = [file.read_bytes() for file in sorted(folder.iterdir())]
+    many = [files[n % len(files)] for n in range(images)]
+    whole, floor = [], []
+    with tempfile.TemporaryDirectory() as scratch, multiprocessing.get_context("spawn").Pool(cores) as pool:
+        source = Path(scratch) / "in"
+        source.mkdir()
+        for number, data in enumerate(many):
+            (source / f"{number:05d}.jpg").write_bytes(data)
+        pool.map(encode_all, [files[:1]] * cores, 1)
+        for repeat in range(max(3, repeats // 2)):
+            begin = time.perf_counter()
+            pool.map(encode_all, [many[n::cores] for n in range(cores)], 1)
+            floor.append(time.perf_counter() - begin)
+            begin = time.perf_counter()
+            command = [sys.executable, "-m", "data.write", source, f"{scratch}/out{repeat}", "--workers", str(cores)]
+            subprocess.run(command, check=True, capture_output=True)
+            whole.append(time.perf_counter() - begin)
+    return {
+        f"write, {cores} processes, s": round(statistics.median(whole), 2),
+        f"floor: decode + encode, {cores} processes, s": round(statistics.median(floor), 2),
+        "share of the floor": round(statistics.median(f / w for f, w in zip(floor, whole, strict=True)), 3),
+    }
 
 
 def ordering() -> dict[str, float]:
@@ -207,6 +244,8 @@ def main() -> None:
         ratios["writing: share of the decode + encode floor"] = round(
             written["floor: decode + encode"] / written["write"], 3
         )
+        result["writing, all cores"] = on_all = writing_on_all_cores(photos, given.repeats)
+        ratios["writing on all cores: share of the decode + encode floor"] = on_all["share of the floor"]
         result["ratios"] = ratios | ordering()
     text = json.dumps(result, indent=1)
     given.out.mkdir(parents=True, exist_ok=True)

@@ -105,7 +105,7 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dedup", choices=("none", "exact"), default="none", help="leave out equal files")
     add("limit", int, "write so many images only")
     add("max-bad-ratio", float, "fail beyond this share of unreadable images")
-    parser.add_argument("--workers", type=int, default=0, help="writer processes (default: one per core)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that encode (default: one per core)")
     parser.add_argument("--verify", action="store_true", help="when resuming, read finished shards through")
     parser.add_argument("--dry-run", action="store_true", help="say what would be written")
 
@@ -151,3 +151,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; an unfinished set goes on when the same command is given again", file=sys.stderr)
+        return 130

@@ -1,4 +1,4 @@
-"""One source image to the bytes that go into a shard. Writer processes import this, so it does without torch."""
+"""One source image to the bytes that go into a shard. Encoder processes import this, so it does without torch."""
 
 import io
 from dataclasses import dataclass

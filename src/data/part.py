@@ -3,16 +3,16 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from data.archive import TarWriter, write_file
 from data.bands import Bits, Pixels, peak
-from data.decode import DecodeError
-from data.encode import encode, moments
-from data.plan import Source, WriteOptions
+from data.encode import moments
+from data.encoders import Outcome
+from data.plan import Source
 from data.shards import SUFFIXES, Shard, index_bytes
 
 
@@ -61,22 +61,24 @@ def write_part(
     number: int,
     first: int,
     positions: Sequence[int],
-    options: WriteOptions,
+    channels: int,
+    encoded: Iterator[Outcome],
     tick: Callable[[], None],
 ) -> Part:
-    """Write shard `number`, whose first sample has key `first`; `tick` is called after each image."""
+    """Write shard `number`, whose first sample has key `first`; `tick` is called after each image.
+
+    `encoded` gives the items at `positions`, and may have more for the shards after it.
+    """
     name = f"train-{number:06d}.tar"
     partial = dest / (name + ".partial")
-    pixels, total, squares = 0, [0] * options.channels, [0] * options.channels
+    pixels, total, squares = 0, [0] * channels, [0] * channels
     bad: list[tuple[str, str]] = []
     rows: list[tuple[int, int, int, int]] = []
     with TarWriter(partial) as tar:
         for place, position in enumerate(positions):
-            item = source.items[position]
-            try:
-                done = encode(source.load(position), options)
-            except (DecodeError, OSError) as error:
-                bad.append((item.name, str(error)))
+            item, done = source.items[position], next(encoded)
+            if isinstance(done, str):
+                bad.append((item.name, done))
             else:
                 key = f"{first + place:09d}"
                 offset = tar.add(f"{key}.{done.suffix}", done.data)

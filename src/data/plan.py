@@ -13,7 +13,7 @@ from swinmim.errors import ConfigError
 
 
 class Source(Protocol):
-    """Where images come from. Must be picklable: each writer gets a copy."""
+    """Where images come from. Must be picklable: each encoder process gets a copy."""
 
     @property
     def items(self) -> Sequence[Item]: ...
@@ -35,7 +35,7 @@ class WriteOptions(EncodeOptions):
     dedup: "exact" leaves out files that are byte for byte equal to an earlier one.
     limit: write so many images, the first of the shuffle; None for all.
     max_bad_ratio: share of unreadable images beyond which writing fails. Does not change the result.
-    workers: writer processes; 0 for as many as cores. Does not change the result.
+    workers: processes that encode; 0 for one per core where that pays. Does not change the result.
     """
 
     seed: int = 0

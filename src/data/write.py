@@ -1,26 +1,22 @@
 """Write a shard set: python -m data.write SOURCE DESTINATION (see docs/data.md, or --help)
 
 Everything is planned before the first file is read: a sorted listing, a seeded shuffle, and which sample goes into
-which shard under which key. Writers then work on whole shards, so the result is the same, byte for byte, for any number
-of them. A shard appears under its name only when it is complete, and the manifest only when all shards are; a run that
-was interrupted goes on with the shards that are missing.
+which shard under which key. Several processes then encode the images, and this one writes them in the planned order,
+so the result is the same, byte for byte, for any number of them. A shard appears under its name only when it is whole,
+and the manifest only when all shards are there; a run that was interrupted goes on with the shards that are missing.
 """
 
 import json
-import multiprocessing
-import os
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
 from data.archive import write_file
 from data.duplicates import duplicates
+from data.encoders import encoded
 from data.folder import read_folder
 from data.part import Part, finished_part, remove_notes, statistics, write_part
 from data.plan import Plan, Source, WriteOptions, plan, plan_hash
@@ -49,65 +45,22 @@ class WriteReport:
         return f"found {self.found:,} {images} in {self.folders:,} {folders}, {len(self.skipped):,} skipped"
 
 
-class _Worker:
-    """What a writer process holds between shards."""
-
-    source: Source
-    done: "Synchronized[int]"
-
-    @classmethod
-    def start(cls, source: Source, done: "Synchronized[int]") -> None:
-        cls.source, cls.done = source, done
-        # Without this the writers outlive a killed parent, and write into the directory that is resumed.
-        threading.Thread(target=cls._die_with_parent, daemon=True).start()
-
-    @staticmethod
-    def _die_with_parent() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    @classmethod
-    def tick(cls) -> None:
-        with cls.done.get_lock():
-            cls.done.value += 1
-
-    @classmethod
-    def write(cls, dest: Path, number: int, first: int, positions: Sequence[int], options: WriteOptions) -> Part:
-        return write_part(cls.source, dest, number, first, positions, options, cls.tick)
-
-
 def _write_missing(
     source: Source, dest: Path, plan: Plan, parts: dict[int, Part], options: WriteOptions, progress: Progress
 ) -> None:
     """Write the shards that `parts` lacks, and add them to it."""
     missing = [number for number in range(len(plan.shards)) if number not in parts]
-    total = plan.images
-    before = count = total - sum(len(plan.shards[number]) for number in missing)
-    workers = min(options.workers or os.cpu_count() or 1, len(missing))
+    positions = [position for number in missing for position in plan.shards[number]]
+    count = plan.images - len(positions)
 
     def tick() -> None:
         nonlocal count
         count += 1
-        progress(count, total)
+        progress(count, plan.images)
 
-    if workers <= 1:
+    with closing(encoded(source, positions, options, options.workers)) as images:
         for n in missing:
-            parts[n] = write_part(source, dest, n, plan.firsts[n], plan.shards[n], options, tick)
-        return
-    # Fresh processes: a fork of a program with threads (torch, progress bars) may hang.
-    context = multiprocessing.get_context("spawn")
-    done = context.Value("q", 0)
-    with ProcessPoolExecutor(workers, context, _Worker.start, (source, done)) as pool:
-        jobs = {n: pool.submit(_Worker.write, dest, n, plan.firsts[n], plan.shards[n], options) for n in missing}
-        for number, job in jobs.items():
-            while number not in parts:
-                try:
-                    parts[number] = job.result(timeout=0.5)
-                except TimeoutError:
-                    progress(before + done.value, total)
-        progress(total, total)
+            parts[n] = write_part(source, dest, n, plan.firsts[n], plan.shards[n], options.channels, images, tick)
 
 
 def _begin(source: Source, dest: Path, options: WriteOptions) -> None:
