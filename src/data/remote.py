@@ -24,10 +24,10 @@ from swinmim.errors import DataError
 log = logging.getLogger(__name__)
 
 SCHEMES = ("https", "s3", "gs", "hf")
-_INSTALL = {"gs": "gcsfs", "hf": "huggingface_hub"}  # the others need the extra
+_INSTALL = {"gs": "'swinmim[gs]'", "hf": "huggingface_hub"}  # the others need the extra
 _TRIES = 6
 _FIRST_PAUSE = 1.0  # seconds, doubled after every failure
-_CHUNK = 1 << 20
+_CHUNK = 16 << 20  # s3 and gs take one request for each
 _SILENT_SECONDS = 60  # a server that sends nothing for so long counts as gone
 
 
@@ -93,10 +93,9 @@ class Remote:
             raise DataError(
                 f"Reading {self.scheme}:// needs one more package: pip install {package} ({error})."
             ) from error
-        # Streamed, not in ranges: whole files are wanted, and not every server knows ranges.
-        return file_system.open(
-            path, "rb", block_size=0 if self.scheme in ("http", "https") else None, cache_type="none"
-        )
+        # Streamed where the client can, not in ranges: whole files are wanted, and not every server knows ranges.
+        block_size = 0 if self.scheme in ("http", "https", "hf") else None
+        return file_system.open(path, "rb", block_size=block_size, cache_type="none")
 
     def fetch(self, name: str, dest: Path, size: int | None = None, sha256: str | None = None) -> None:
         """Download a file to `dest`, all of it or nothing, and try again for a while when that fails.
@@ -153,6 +152,20 @@ def _failures() -> tuple[type[Exception], ...]:
         from botocore.exceptions import ClientError as S3Error
 
         found += [BotoCoreError, S3Error]
+    except ImportError:
+        pass
+    try:
+        from huggingface_hub.errors import HfHubHTTPError
+
+        # Its client, httpx under one name or another, is no dependency of ours; no answer at all raises its base class.
+        found += [kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError"]
+    except ImportError:
+        pass
+    try:
+        from gcsfs.retry import HttpError
+        from google.auth.exceptions import GoogleAuthError
+
+        found += [HttpError, GoogleAuthError]
     except ImportError:
         pass
     return tuple(found)

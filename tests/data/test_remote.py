@@ -8,6 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from object_stores import google_cloud, hugging_face
 
 from data.modules import PretrainData
 from data.order import EpochOrder
@@ -157,31 +158,63 @@ def test_other_schemes_are_refused(url):
         Remote(url)
 
 
-@pytest.mark.parametrize("scheme", ["gs", "hf"])
-def test_the_file_system_of_the_scheme_is_asked(shards, shard_dir, tmp_path, scheme, monkeypatch):
-    from fsspec.implementations.memory import MemoryFileSystem
-    from fsspec.registry import _registry
+def files_of(shard_dir):
+    return {f"sets/a/{file.name}": file.read_bytes() for file in shard_dir.iterdir()}
 
-    class Fake(MemoryFileSystem):
-        protocol = (scheme,)
-        store, pseudo_dirs, cachable = {}, [""], False
 
-        @classmethod
-        def _strip_protocol(cls, path):
-            return MemoryFileSystem._strip_protocol(path.removeprefix(f"{scheme}://"))
+def hf_options(url):
+    return {"endpoint": url, "token": False, "skip_instance_cache": True}
 
-    monkeypatch.setitem(_registry, scheme, Fake)
-    for file in shard_dir.iterdir():
-        Fake().pipe_file(f"{scheme}://bucket/set/{file.name}", file.read_bytes())
-    remote = open_remote(f"{scheme}://bucket/set", tmp_path, 10**9, pause=0.001)
+
+def gs_options(url):
+    return {"endpoint_url": url, "token": "anon", "skip_instance_cache": True}
+
+
+@pytest.fixture(params=["hf", "gs"])
+def store(request, shard_dir, monkeypatch):
+    """The server, the URL of the set on it, and the options of the real client."""
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # asks about the bucket over gRPC
+    if request.param == "hf":
+        pytest.importorskip("huggingface_hub")
+        with hugging_face(files_of(shard_dir)) as server:
+            yield server, "hf://datasets/user/set/sets/a", hf_options(server.url)
+    else:
+        pytest.importorskip("gcsfs")
+        with google_cloud(files_of(shard_dir)) as server:
+            yield server, "gs://bucket/sets/a", gs_options(server.url)
+
+
+def test_the_real_clients_of_hf_and_gs(store, shards, tmp_path):
+    server, url, options = store
+    remote = open_remote(url, tmp_path, 10**9, options=options, pause=0.01)
     assert [remote.read(n) for n in range(40)] == [shards.read(n) for n in range(40)]
+    assert remote.fingerprint == shards.fingerprint
     with pytest.raises(DataError, match="cannot be read"):
-        open_remote(f"{scheme}://bucket/none", tmp_path, 10**9, pause=0.001)
+        open_remote(url.replace("/a", "/none"), tmp_path, 10**9, options=options, pause=0.001)
+
+
+def test_a_shard_takes_few_requests(store, tmp_path):
+    server, url, options = store
+    data = server.files["sets/a/large.tar"] = os.urandom(20 << 20)
+    Remote(url, options=options).fetch("large.tar", tmp_path / "large.tar", len(data))
+    assert (tmp_path / "large.tar").read_bytes() == data
+    assert len([line for line in server.requests if "resolve" in line or "media" in line]) <= 8
+
+
+def test_a_hub_that_does_not_answer_is_named(tmp_path):
+    pytest.importorskip("huggingface_hub")
+    options = hf_options("http://127.0.0.1:9")
+    with pytest.raises(DataError, match=r"(?s)cannot be read. 6 tries met:.*ConnectError"):
+        open_remote("hf://datasets/user/set/sets/a", tmp_path, 10**9, options=options, pause=0.001)
 
 
 @pytest.mark.parametrize(
     ("scheme", "module", "package"),
-    [("gs", "gcsfs", "gcsfs"), ("hf", "huggingface_hub", "huggingface_hub"), ("s3", "s3fs", "'swinmim.remote.'")],
+    [
+        ("gs", "gcsfs", "'swinmim.gs.'"),
+        ("hf", "huggingface_hub", "huggingface_hub"),
+        ("s3", "s3fs", "'swinmim.remote.'"),
+    ],
 )
 def test_a_missing_package_is_named(monkeypatch, tmp_path, scheme, module, package):
     from fsspec.registry import _registry
