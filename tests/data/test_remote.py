@@ -185,7 +185,7 @@ def store(request, shard_dir, monkeypatch):
 
 
 def test_the_real_clients_of_hf_and_gs(store, shards, tmp_path):
-    server, url, options = store
+    _, url, options = store
     remote = open_remote(url, tmp_path, 10**9, options=options, pause=0.01)
     assert [remote.read(n) for n in range(40)] == [shards.read(n) for n in range(40)]
     assert remote.fingerprint == shards.fingerprint

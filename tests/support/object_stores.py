@@ -35,7 +35,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send(self, data, status=200, headers=None):
         self.send_response(status)
-        for name, value in ({"Content-Length": str(len(data))} | self.always | (headers or {})).items():
+        for name, value in ({"Content-Length": str(len(data))} | dict(self.always) | (headers or {})).items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
@@ -45,7 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
 class _HuggingFace(_Handler):
     """The dataset repository user/set."""
 
-    always = {"ETag": '"e"', "X-Repo-Commit": "0" * 40}
+    always = (("ETag", '"e"'), ("X-Repo-Commit", "0" * 40))
 
     def answer(self, path, query):
         files = self.server.files
@@ -62,7 +62,7 @@ class _HuggingFace(_Handler):
 class _GoogleCloud(_Handler):
     """The bucket named bucket."""
 
-    always = {}
+    always = ()
 
     def answer(self, path, query):
         name = path.partition("/b/bucket/o/")[2]
