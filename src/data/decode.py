@@ -86,15 +86,16 @@ def flat(image: Image.Image, value_range: tuple[int, int] = FULL_RANGE) -> Image
     Raises:
         DecodeError: damaged pixels, or values whose range is not known.
     """
-    turn = 1 if image.format == "TIFF" else orientation(image)  # Pillow turns TIFF itself
     try:
         with quiet():
-            image = _flat(image, value_range)
+            pixels = _flat(image, value_range)
     except DecodeError:
         raise
     except PARSER_ERRORS as error:
         raise DecodeError(f"damaged pixels ({error})") from error
-    return image if turn == 1 else image.transpose(TURN[turn])
+    # Asked for now: the EXIF of a PNG may follow its pixels. TIFF is turned by Pillow itself.
+    turn = 1 if image.format == "TIFF" else orientation(image)
+    return pixels if turn == 1 else pixels.transpose(TURN[turn])
 
 
 def _flat(image: Image.Image, value_range: tuple[int, int]) -> Image.Image:
@@ -244,11 +245,10 @@ def _read_deep_png(data: bytes, channels: int, max_pixels: int, bits: int) -> ND
     if not is_png(data) or data[24:25] != b"\x10":
         raise DecodeError(f"this image has 8 bits, the set wants {bits}: store .npy, TIFF or 16-bit PNG")
     image = read_header(data, max_pixels)
-    turn = orientation(image)
     try:
         values = deep_values(image)
     except PARSER_ERRORS as error:
         raise DecodeError(f"damaged pixels ({error})") from error
     if values is None or values.shape[2] != channels or "transparency" in image.info:
         raise DecodeError(f"16-bit PNG of another kind than {channels} channel(s) without transparency")
-    return upright(values, turn)
+    return upright(values, orientation(image))

@@ -140,21 +140,23 @@ def _open(data: bytes, options: EncodeOptions) -> tuple[Image.Image, str | None,
         return Image.fromarray(pixels.squeeze(2) if mode == "L" else pixels), None, True
     image = read_header(data, options.max_pixels)
     _check_side(*image.size, options)
-    plain = image.mode == mode and orientation(image) == 1 and "transparency" not in image.info
+    same_mode = image.mode == mode and "transparency" not in image.info
     profile = image.info.get("icc_profile")
     if data[:2] == SOI:
         # Also where Pillow decodes below: it would accept damaged pixels.
-        strict = decode_strictly(data, full_header(data, options.max_pixels), options.channels)
-        if plain and _to_srgb(profile, mode) is None:
+        header = full_header(data, options.max_pixels)
+        strict = decode_strictly(data, header, options.channels)
+        if same_mode and header.orientation == 1 and _to_srgb(profile, mode) is None:
             return Image.fromarray(strict.squeeze(2) if mode == "L" else strict), "jpg", False
     suffix, lossless = _as_it_is(image, data)
     if not profile or (image.mode in _PROFILED and _to_srgb(profile, image.mode) is None):
-        return to_mode(image, mode, options.value_range), suffix if plain else None, lossless
-    image = flat(image, options.value_range)
-    to_srgb = _to_srgb(profile, image.mode)
-    if to_srgb is not None:
-        image = _applied(to_srgb, image)
-    return image.convert(mode), suffix if plain and to_srgb is None else None, lossless
+        decoded, to_srgb = to_mode(image, mode, options.value_range), None
+    else:
+        decoded = flat(image, options.value_range)
+        to_srgb = _to_srgb(profile, decoded.mode)
+        decoded = (decoded if to_srgb is None else _applied(to_srgb, decoded)).convert(mode)
+    plain = same_mode and orientation(image) == 1 and to_srgb is None
+    return decoded, suffix if plain else None, lossless
 
 
 def _as_it_is(image: Image.Image, data: bytes) -> tuple[str | None, bool]:
