@@ -1,12 +1,10 @@
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_images import image_bytes, make_pixels
+from made_images import image_bytes, jpeg_claiming, make_pixels, png16, png_claiming
 from PIL import Image, ImageOps
 
 from data.augment import random_resized_crop
@@ -15,21 +13,6 @@ from data.encode import EncodeOptions, encode
 from data.jpeg import jpeg_header
 
 RGB = make_pixels(0)
-
-
-def png_claiming(width, height):
-    def chunk(name, body):
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-
-
-def jpeg_claiming(side):
-    data = bytearray(image_bytes(RGB))
-    start = data.index(b"\xff\xc0")
-    data[start + 5 : start + 9] = struct.pack(">HH", side, side)
-    return bytes(data)
 
 
 def test_lossless_formats_are_exact_whatever_the_name():
@@ -146,7 +129,7 @@ def test_grey():
         (image_bytes(RGB, "PNG")[:-400], "damaged"),
         (png_claiming(10_000, 10_001), "exceeds max_pixels"),
         (png_claiming(60_000, 60_000), "exceeds max_pixels"),
-        (jpeg_claiming(65_500), "exceeds max_pixels"),
+        (jpeg_claiming(65_500, 65_500), "exceeds max_pixels"),
         (image_bytes(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"), "floating-point"),
     ],
 )
