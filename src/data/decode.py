@@ -155,10 +155,10 @@ def decode(
     if decoder == "turbo" and data[:2] == SOI:
         header = full_header(data, max_pixels)
         pixels = decode_strictly(data, header, channels)
-        if header.components < 4:
+        if pixels is not None and header.components < 4:
             return upright(pixels, header.orientation)
-    pixels = np.array(to_mode(read_header(data, max_pixels), "RGB" if channels == 3 else "L"))
-    return pixels if channels == 3 else pixels[:, :, None]
+    image = to_mode(read_header(data, max_pixels), "RGB" if channels == 3 else "L")
+    return np.array(image) if channels == 3 else np.array(image)[:, :, None]
 
 
 def full_header(data: bytes, max_pixels: int) -> JpegHeader:
@@ -178,11 +178,16 @@ def full_header(data: bytes, max_pixels: int) -> JpegHeader:
     return JpegHeader(*size, len(image.getbands()), "progressive" in image.info, orientation(image))
 
 
-def decode_strictly(data: bytes, header: JpegHeader, channels: int) -> NDArray[np.uint8]:
-    """Decode a JPEG, not yet turned upright, CMYK as it is; raises DecodeError for any damage."""
+def decode_strictly(data: bytes, header: JpegHeader, channels: int) -> NDArray[np.uint8] | None:
+    """Decode a JPEG, not yet turned upright, CMYK as it is; raises DecodeError for any damage.
+
+    None for a chroma subsampling that TurboJPEG does not know: Pillow decodes that, less strictly.
+    """
     try:
         return decode_jpeg(data, 4 if header.components == 4 else channels)
     except ValueError as error:
+        if "subsampling" in str(error):
+            return None
         raise DecodeError(f"damaged pixels ({error})") from error
 
 

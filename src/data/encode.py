@@ -146,7 +146,7 @@ def _open(data: bytes, options: EncodeOptions) -> tuple[Image.Image, str | None,
         # Also where Pillow decodes below: it would accept damaged pixels.
         header = full_header(data, options.max_pixels)
         strict = decode_strictly(data, header, options.channels)
-        if same_mode and header.orientation == 1 and _to_srgb(profile, mode) is None:
+        if strict is not None and same_mode and header.orientation == 1 and _to_srgb(profile, mode) is None:
             return Image.fromarray(strict.squeeze(2) if mode == "L" else strict), "jpg", False
     suffix, lossless = _as_it_is(image, data)
     if not profile or (image.mode in _PROFILED and _to_srgb(profile, image.mode) is None):

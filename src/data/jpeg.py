@@ -32,7 +32,7 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
         return None
     orientation: int | None = None
     frame: JpegHeader | None = None
-    xmp = False
+    exif = xmp = False
     place, end = 2, len(data)
     while place + 4 <= end:
         if data[place] != 0xFF:
@@ -49,15 +49,16 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
             if length < 8 or frame is not None:
                 return None
             height, width = struct.unpack_from(">HH", data, body + 1)
-            frame = JpegHeader(height, width, data[body + 5], marker in (0xC2, 0xC6, 0xCA, 0xCE), 1)
+            known = orientation if orientation is not None else 0 if xmp else 1
+            frame = JpegHeader(height, width, data[body + 5], marker in (0xC2, 0xC6, 0xCA, 0xCE), known)
+            if data.find(b"\xff\xe1", body, data.find(b"\xff\xda", body)) < 0:
+                return frame
         elif marker == 0xDA:
-            if orientation is None:
-                orientation = 0 if xmp else 1
-            return None if frame is None else frame._replace(orientation=orientation)
-        elif marker == 0xE1:
+            return None if frame is None else frame._replace(orientation=0)  # EXIF after the frame
+        elif marker == 0xE1 and frame is None:
             if data[body : body + 6] == b"Exif\0\0":
-                if orientation is None:
-                    orientation = _orientation(data[body + 6 : place + 2 + length])
+                orientation = 0 if exif else _orientation(data[body + 6 : place + 2 + length])
+                exif = True
             elif data.find(b"Orientation", body, place + 2 + length) >= 0:
                 xmp = True
         place += 2 + length

@@ -110,17 +110,23 @@ def read_tiff(data: bytes, channels: int, max_pixels: int) -> NDArray[Any]:
 
 
 def _check_segments(data: bytes, page: Any, keyframe: Any) -> None:
-    """Raises ValueError where a strip or tile of a page unpacks to more than its pixels; the parser has no limit."""
+    """Raises ValueError where strips or tiles of a page are missing (read as 0) or unpack to more than their pixels."""
     kind = int(keyframe.compression)
     if kind not in (1, _PACKBITS, *_DEFLATE):
         name = getattr(keyframe.compression, "name", kind)
         raise ValueError(f"TIFF compression {name} is not read; store it uncompressed, with deflate or with PackBits")
-    if page is None or kind == 1:
+    if page is None:
+        return
+    if page.is_contiguous:
+        if page.dataoffsets[0] + page.nbytes > len(data):
+            raise ValueError("damaged TIFF (it ends before its pixels do)")
+        return
+    if not len(page.dataoffsets) == len(page.databytecounts) == math.prod(keyframe.chunked):
+        raise ValueError(f"damaged TIFF ({len(page.dataoffsets)} strips of {math.prod(keyframe.chunked)})")
+    if kind == 1:
         return
     limit = 2 * math.prod(keyframe.chunks) * np.dtype(keyframe.dtype).itemsize + _SLACK
-    if len(page.dataoffsets) > math.prod(keyframe.chunked):
-        raise ValueError("damaged TIFF (more strips than the image has)")
-    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
         packed = data[offset : offset + count]
         unpacked = _unpacked_bits(packed, limit) if kind == _PACKBITS else _inflated(packed, limit)
         if unpacked > limit:
