@@ -93,8 +93,7 @@ def flat(image: Image.Image, value_range: tuple[int, int] = FULL_RANGE) -> Image
         raise
     except PARSER_ERRORS as error:
         raise DecodeError(f"damaged pixels ({error})") from error
-    # Asked for now: the EXIF of a PNG may follow its pixels. TIFF is turned by Pillow itself.
-    turn = 1 if image.format == "TIFF" else orientation(image)
+    turn = orientation(image)  # only now: the EXIF of a PNG may follow its pixels, and Pillow has turned TIFF itself
     return pixels if turn == 1 else pixels.transpose(TURN[turn])
 
 

@@ -160,12 +160,12 @@ def _open(data: bytes, options: EncodeOptions) -> tuple[Image.Image, str | None,
 
 
 def _as_it_is(image: Image.Image, data: bytes) -> tuple[str | None, bool]:
-    """The suffix for this file if it is plain, and whether it is lossless. Animations are not stored."""
-    still = not getattr(image, "is_animated", False) if image.format in ("PNG", "WEBP") else False
+    """The suffix for this file if it is plain, and whether it is lossless."""
     if image.format == "WEBP":
+        still = not getattr(image, "is_animated", False)
         return "webp" if still else None, picture_chunk(data)[:4] == b"VP8L"
-    # 16-bit PNGs open as RGB too; their header says so at a fixed place.
-    return "png" if image.format == "PNG" and still and data[24:25] == b"\x08" else None, image.format in _LOSSLESS
+    # 16-bit PNGs open as RGB too; their header says so at a fixed place. Of animations the first frame is left.
+    return "png" if image.format == "PNG" and data[24:25] == b"\x08" else None, image.format in _LOSSLESS
 
 
 _PROFILED = ("RGB", "L", "CMYK")
