@@ -1,17 +1,16 @@
-"""Images of any number of bands (multispectral): .npy and .tif to 8 or 16 bits (H, W, C), without pickle."""
+"""Arrays of any number of bands (multispectral), scaled to 8 or 16 bits, and their .npy files, without pickle."""
 
-import io
-import struct
-import zlib
+import ast
+import math
+import warnings
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from swinmim.errors import DataError
-
 NPY_MAGIC = b"\x93NUMPY"
-TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_MAX_HEADER = 1024  # bytes; that of a (H, W, C) array takes 118
+MAX_BYTES = 512 * 1024 * 1024  # of one file and of one array; nothing larger is read into memory
 FULL_RANGE = (0, 65535)
 
 Bits = Literal[8, 16]
@@ -37,83 +36,74 @@ def to_bits(values: NDArray[Any], bits: Bits, value_range: tuple[int, int] = FUL
 
 
 def is_array(data: bytes) -> bool:
-    """Whether this is an .npy file, which only `decode_bands` reads."""
+    """Whether this is an .npy file."""
     return data[:6] == NPY_MAGIC
 
 
-def is_tiff(data: bytes) -> bool:
-    return data[:4] in TIFF_MAGICS
-
-
-def decode_bands(
-    data: bytes, channels: int, max_pixels: int, value_range: tuple[int, int] = FULL_RANGE, bits: Bits = 8
-) -> Pixels:
-    """Decode .npy or TIFF with (H, W, C), (C, H, W) or, for one channel, (H, W) values of 8 or 16 bits.
+def channel_axis(shape: tuple[int, ...], dtype: np.dtype[Any], channels: int, max_pixels: int) -> int:
+    """The axis of the channels in (H, W, C), (C, H, W) or, for one channel, (H, W).
 
     Args:
-        data: the file.
+        shape, dtype: as the header of a file states them.
         channels: how many there must be; the axis of this length, the last one first, is taken for them.
-        max_pixels: refuse larger images before they are decoded.
-        value_range, bits: see `to_bits`.
-
-    Returns:
-        uint8 or uint16 (H, W, channels).
+        max_pixels: the largest height x width.
 
     Raises:
-        ValueError: damaged, too large, or of another shape or type.
-        DataError: TIFF, and tifffile is not installed.
+        ValueError: another shape or type, or too large; before anything is allocated.
     """
-    values = _read_npy(data, channels, max_pixels) if is_array(data) else _read_tiff(data, channels, max_pixels)
-    return to_bits(values, bits, value_range)
-
-
-def _check(shape: tuple[int, ...], dtype: np.dtype[Any], channels: int, max_pixels: int) -> int:
-    """The axis of the channels; raises before anything is allocated."""
     if dtype.newbyteorder("=") not in (np.uint8, np.uint16):
         raise ValueError(f"{dtype} values have no known range; store uint8 or uint16")
     full = (*shape, 1) if len(shape) == 2 else shape
-    if len(full) != 3 or channels not in (full[2], full[0]) or 0 in full:
+    if len(full) != 3 or channels not in (full[2], full[0]) or min(full) < 1:
         raise ValueError(f"shape {shape} is not (height, width, {channels}) or ({channels}, height, width)")
-    axis = 2 if full[2] == channels else 0
-    pixels = full[0] * full[1] * full[2] // channels
-    if pixels > max_pixels:
+    size = math.prod(full)
+    if size // channels > max_pixels:
         raise ValueError(f"{shape} exceeds max_pixels={max_pixels}")
-    return axis
+    if size * dtype.itemsize > MAX_BYTES:
+        raise ValueError(f"{size * dtype.itemsize} bytes of {shape} exceed the limit of {MAX_BYTES} for one image")
+    return 2 if full[2] == channels else 0
 
 
-def _layout(values: NDArray[Any], axis: int) -> NDArray[Any]:
+def last_axis(values: NDArray[Any], axis: int) -> NDArray[Any]:
+    """(H, W, C) from an array whose channels are at `axis`."""
     values = values[:, :, None] if values.ndim == 2 else values
     # a copy: torch wants memory it may write to, in its own byte order
     return np.array(np.moveaxis(values, axis, 2), values.dtype.newbyteorder("="), order="C")
 
 
-def _read_npy(data: bytes, channels: int, max_pixels: int) -> NDArray[Any]:
-    file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"npy version {version} is not read")
-    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = header(file)
-    axis = _check(shape, dtype, channels, max_pixels)
-    need = int(np.prod(shape)) * dtype.itemsize
-    if len(data) - file.tell() < need:
-        raise ValueError(f"the file ends after {len(data) - file.tell()} of {need} bytes of values")
-    values = np.frombuffer(data, dtype, int(np.prod(shape)), file.tell())
-    return _layout(values.reshape(shape, order="F" if fortran else "C"), axis)
+def read_npy(data: bytes, channels: int, max_pixels: int) -> NDArray[Any]:
+    """The uint8 or uint16 values of an .npy file, (H, W, channels); raises ValueError for any other."""
+    shape, fortran, dtype, start = _npy_header(data)
+    axis = channel_axis(shape, dtype, channels, max_pixels)
+    need = math.prod(shape) * dtype.itemsize
+    if len(data) - start < need:
+        raise ValueError(f"the file ends after {len(data) - start} of {need} bytes of values")
+    values = np.frombuffer(data, dtype, math.prod(shape), start)
+    return last_axis(values.reshape(shape, order="F" if fortran else "C"), axis)
 
 
-def _read_tiff(data: bytes, channels: int, max_pixels: int) -> NDArray[Any]:
+def _npy_header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Shape, Fortran order, type, and where the values start. numpy's own reader fails in many ways on damage."""
+    start = {b"\1\0": 10, b"\2\0": 12}.get(data[6:8])
+    if start is None:
+        raise ValueError(f"npy version {'.'.join(map(str, data[6:8]))} is not read")
+    end = start + int.from_bytes(data[8:start], "little")
+    if not start < end <= min(len(data), start + _MAX_HEADER):
+        raise ValueError("damaged npy header (its length)")
     try:
-        import tifffile  # an extra: three-channel sets do without
-    except ImportError as error:
-        raise DataError("TIFF files of many bands need tifffile: pip install 'swinmim[bands]'.") from error
-    try:
-        with tifffile.TiffFile(io.BytesIO(data)) as file:
-            series = file.series[0]
-            axis = _check(series.shape, np.dtype(series.dtype), channels, max_pixels)
-            return _layout(series.asarray(), axis)
-    except (tifffile.TiffFileError, struct.error, zlib.error, IndexError, KeyError, TypeError, OSError) as error:
-        raise ValueError(f"damaged TIFF ({error})") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python about what is no good Python
+            header = ast.literal_eval(data[start:end].decode("ascii").strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(f"damaged npy header ({type(error).__name__})") from error
+    if not isinstance(header, dict) or set(header) != {"descr", "fortran_order", "shape"}:
+        raise ValueError("damaged npy header (its keys)")
+    shape, fortran, kind = header["shape"], header["fortran_order"], header["descr"]
+    if not isinstance(shape, tuple) or not all(type(extent) is int for extent in shape) or type(fortran) is not bool:
+        raise ValueError("damaged npy header (its values)")
+    if kind not in ("|u1", "<u1", ">u1", "<u2", ">u2"):
+        raise ValueError(f"{kind!r} values have no known range; store uint8 or uint16")
+    return shape, fortran, np.dtype(kind), end
 
 
 def npy_bytes(values: Pixels) -> bytes:

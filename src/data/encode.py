@@ -7,18 +7,23 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageCms
 
-from data.bands import FULL_RANGE, Bits, Pixels, is_array, is_tiff, npy_bytes, peak
+from data.bands import FULL_RANGE, MAX_BYTES, Bits, Pixels, npy_bytes, peak
 from data.decode import (
-    MAX_BYTES,
     MAX_PIXELS,
     DecodeError,
+    check_size,
     decode_strictly,
-    orientation,
+    flat,
+    full_header,
+    is_bands,
     read_bands,
     read_header,
     to_mode,
 )
-from data.jpeg import jpeg_header
+from data.jpeg import SOI, stripped_jpeg
+from data.orientation import orientation
+from data.png import stripped_png
+from data.webp import picture_chunk, stripped_webp
 from swinmim.errors import ConfigError
 
 
@@ -31,7 +36,7 @@ class EncodeOptions:
     min_side: images with a shorter side are refused.
     max_pixels: images with more pixels are refused before they are decoded.
     channels: 3 for RGB, 1 for grey; any other number takes .npy and TIFF of that many bands and stores .npy.
-    bits: 8 or 16 per value. 16 takes .npy and TIFF of any number of channels and stores .npy.
+    bits: 8 or 16 per value. 16 takes .npy and TIFF of any number of channels and 16-bit PNG, and stores .npy.
     value_range: the 16-bit values that become 0 and the largest stored one. Sensors rarely fill 16 bits: Sentinel-2,
         say, wants 0, 10000.
     """
@@ -90,9 +95,10 @@ def moments(pixels: Image.Image | Pixels) -> tuple[int, tuple[int, ...], tuple[i
 def encode(data: bytes, options: EncodeOptions) -> Encoded:
     """Check an image and bring it to the stored form.
 
-    Files that need no change (upright sRGB or grey JPEG or PNG, small enough) are copied byte for byte. Others become
-    JPEG, or PNG where the source is lossless and was not shrunk, so that tiny scans keep every pixel. Sets of other
-    than 1 or 3 channels, or of 16 bits, become .npy.
+    Files that need no change (upright sRGB or grey JPEG, PNG or WebP, small enough) are copied without their metadata,
+    byte for byte otherwise. Others become JPEG, or PNG where the source is lossless and was not shrunk, so that tiny
+    scans keep every pixel (JPEG 2000 does not say whether it is lossless and becomes JPEG). Sets of other than 1 or 3
+    channels, or of 16 bits, become .npy.
 
     Raises:
         DecodeError: with the reason.
@@ -111,7 +117,12 @@ def encode(data: bytes, options: EncodeOptions) -> Encoded:
     if suffix is None:
         suffix = "png" if lossless else "jpg"
         data = _compress(image, suffix, options.quality)
+    else:
+        data = _STRIPPED[suffix](data)
     return Encoded(data, suffix, *moments(image))
+
+
+_STRIPPED = {"jpg": stripped_jpeg, "png": stripped_png, "webp": stripped_webp}
 
 
 def _check_side(width: int, height: int, options: EncodeOptions) -> None:
@@ -122,50 +133,49 @@ def _check_side(width: int, height: int, options: EncodeOptions) -> None:
 def _open(data: bytes, options: EncodeOptions) -> tuple[Image.Image, str | None, bool]:
     """The decoded image, the suffix under which its file may be stored as it is, and whether it came without loss."""
     mode = "RGB" if options.channels == 3 else "L"
-    if is_array(data) or (is_tiff(data) and _is_deep_colour(data, options)):
+    if is_bands(data, options.max_pixels):
         pixels = read_bands(data, options.channels, options.max_pixels, options.value_range)
+        check_size(pixels.shape[1], pixels.shape[0], options.max_pixels)
         _check_side(pixels.shape[1], pixels.shape[0], options)
         return Image.fromarray(pixels.squeeze(2) if mode == "L" else pixels), None, True
     image = read_header(data, options.max_pixels)
     _check_side(*image.size, options)
-    turn, kept, lossless = orientation(image), image.mode == mode, image.format in _LOSSLESS
-    kept = kept and turn == 1 and "transparency" not in image.info
-    to_srgb = _to_srgb(image.info.get("icc_profile"), image.mode)
-    header = jpeg_header(data)
-    if header is not None:
+    same_mode = image.mode == mode and "transparency" not in image.info
+    profile = image.info.get("icc_profile")
+    if data[:2] == SOI:
         # Also where Pillow decodes below: it would accept damaged pixels.
-        strict = (
-            decode_strictly(data, header, 3 if mode == "RGB" else 1, options.max_pixels)
-            if header.components < 4
-            else None
-        )
-        if kept and to_srgb is None and strict is not None:
+        header = full_header(data, options.max_pixels)
+        strict = decode_strictly(data, header, options.channels)
+        if strict is not None and same_mode and header.orientation == 1 and _to_srgb(profile, mode) is None:
             return Image.fromarray(strict.squeeze(2) if mode == "L" else strict), "jpg", False
-    # 16-bit PNGs open as RGB too; their header says so at a fixed place.
-    whole = image.format == "PNG" and data[24:25] == b"\x08" and not getattr(image, "is_animated", False)
-    if to_srgb is not None and image.mode in _PROFILED:
-        image = _apply(to_srgb, image)
-        kept = False
-    return to_mode(image, mode, options.value_range), "png" if kept and whole and to_srgb is None else None, lossless
+    suffix, lossless = _as_it_is(image, data)
+    if not profile or (image.mode in _PROFILED and _to_srgb(profile, image.mode) is None):
+        decoded, to_srgb = to_mode(image, mode, options.value_range), None
+    else:
+        decoded = flat(image, options.value_range)
+        to_srgb = _to_srgb(profile, decoded.mode)
+        decoded = (decoded if to_srgb is None else _applied(to_srgb, decoded)).convert(mode)
+    plain = same_mode and orientation(image) == 1 and to_srgb is None
+    return decoded, suffix if plain else None, lossless
 
 
-_LOSSLESS = ("PNG", "BMP", "TIFF", "GIF", "PPM")
+def _as_it_is(image: Image.Image, data: bytes) -> tuple[str | None, bool]:
+    """The suffix for this file if it is plain, and whether it is lossless."""
+    if image.format == "WEBP":
+        still = not getattr(image, "is_animated", False)
+        return "webp" if still else None, picture_chunk(data)[:4] == b"VP8L"
+    # 16-bit PNGs open as RGB too; their header says so at a fixed place. Of animations the first frame is left.
+    return "png" if image.format == "PNG" and data[24:25] == b"\x08" else None, image.format in _LOSSLESS
+
+
 _PROFILED = ("RGB", "L", "CMYK")
-
-
-def _is_deep_colour(data: bytes, options: EncodeOptions) -> bool:
-    """Whether this TIFF has more than Pillow reads: it opens no 16-bit colour."""
-    try:
-        read_header(data, options.max_pixels)
-    except DecodeError as error:
-        return not str(error).endswith(f"max_pixels={options.max_pixels}")
-    return False
+_LOSSLESS = ("PNG", "BMP", "TIFF", "GIF", "PPM")
 
 
 @lru_cache(64)
 def _to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | None:
     """The way from a colour profile to sRGB; None without one, when it is sRGB already, or when it is unusable."""
-    if not profile or mode not in _PROFILED:
+    if not profile:
         return None
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -176,17 +186,12 @@ def _to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | N
         return None
 
 
-def _apply(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.Image:
-    turn = orientation(image)
+def _applied(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.Image:
     try:
-        image.load()
         converted = ImageCms.applyTransform(image, transform)
-    except (ImageCms.PyCMSError, OSError, ValueError, SyntaxError) as error:
-        raise DecodeError(f"damaged pixels ({error})") from error
+    except (ImageCms.PyCMSError, OSError, ValueError) as error:
+        raise DecodeError(f"unusable colour profile ({error})") from error
     assert converted is not None
-    exif = Image.Exif()
-    exif[0x0112] = turn
-    converted.info = {"exif": exif.tobytes()}  # the conversion drops what says how to turn it
     return converted
 
 

@@ -1,10 +1,12 @@
 """Images for the tests: noise over gradients, made here, never stored in the repository."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 
 def make_pixels(number, height=48, width=64):
@@ -17,6 +19,39 @@ def image_bytes(image, kind="JPEG", **options):
     out = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(out, kind, **options)
     return out.getvalue()
+
+
+def png_chunk(name, body):
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def png_claiming(width, height):
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(b"")) + png_chunk(b"IEND", b"")
+
+
+def png16(values, clear=None):
+    """A PNG of 16 bits of (H, W, 1..4) values; `clear` is the colour that is transparent."""
+    height, width, channels = values.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    key = b"" if clear is None else png_chunk(b"tRNS", struct.pack(f">{channels}H", *clear))
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + key + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+
+
+def jpeg_claiming(height, width):
+    data = bytearray(image_bytes(make_pixels(0)))
+    start = data.index(b"\xff\xc0")
+    data[start + 5 : start + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def wide_profile():
+    """The sRGB profile under another name, with the red and green primaries exchanged."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = srgb.replace(b"rXYZ", b"tmp_").replace(b"gXYZ", b"rXYZ").replace(b"tmp_", b"gXYZ")
+    return swapped.replace("sRGB".encode("utf-16-be"), "wide".encode("utf-16-be")).replace(b"sRGB", b"wide")
 
 
 def make_folder(root: Path, count=40, classes=("cat", "dog"), height=48, width=64):
