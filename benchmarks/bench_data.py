@@ -179,9 +179,9 @@ def ordering() -> dict[str, float]:
         path, shards = Path(folder), []
         for number in range(40):
             index = index_bytes([(512, 9, 0, 0)] * 2500)
-            shard = Shard(f"train-{number:06d}.tar", 2500, 0, "", hashlib.sha256(index).hexdigest())
+            shard = Shard(f"train-{number:06d}.tar", 2500, 521, "0" * 64, hashlib.sha256(index).hexdigest())
             (path / shard.index_name).write_bytes(index)
-            (path / shard.name).touch()
+            (path / shard.name).write_bytes(bytes(521))
             shards.append(shard)
         fields = {"version": 1, "classes": [], "channels": 3, "mean": [0] * 3, "std": [1] * 3}
         (path / "manifest.json").write_text(json.dumps(fields | {"shards": [s._asdict() for s in shards]}))

@@ -10,6 +10,7 @@ from typing import BinaryIO, NamedTuple
 from swinmim.errors import DataError
 
 BLOCK = 512  # tar's unit; the header of a member lies in the block before its data
+_PADDING = 4 << 20  # zeros after the last member, at most; tars end with two blocks of them, filled up to a record
 
 
 class TarWriter:
@@ -79,7 +80,8 @@ def members(file: BinaryIO, name: str) -> Iterator[Member | None]:
         name: how errors call it.
 
     Raises:
-        DataError: not a tar, cut anywhere, damaged between members, or with a name that leads out of its folder.
+        DataError: not a tar, cut anywhere, damaged between members, several tars joined, a sparse file, or a name that
+            leads out of its folder.
     """
     file.seek(0, os.SEEK_END)
     length = file.tell()
@@ -89,6 +91,8 @@ def members(file: BinaryIO, name: str) -> Iterator[Member | None]:
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
+                if info.issparse():
+                    raise DataError(f"{name} holds {info.name} as a sparse file, in pieces. Make the tar without -S.")
                 if info.offset_data + (info.size if info.isreg() else 0) > length:
                     raise DataError(f"{name} was cut inside {info.name}. Copy it again.")
                 if info.name.startswith("/") or ".." in info.name.split("/"):
@@ -105,3 +109,18 @@ def members(file: BinaryIO, name: str) -> Iterator[Member | None]:
         raise DataError(f"{name} ends without a tar's end mark: it was cut between two members. Copy it again.")
     if any(block):
         raise DataError(f"{name} has a damaged header at byte {end}. Copy it again.")
+    if length - end > _PADDING + 2 * BLOCK:
+        raise DataError(
+            f"{name} has {length - end:,} bytes after its last member, more than a tar's end mark takes: a copy that"
+            " broke off, or tars that were joined. Copy it again, or unpack it with tar --ignore-zeros."
+        )
+    if any(file.read()):
+        raise DataError(
+            f"{name} goes on after its end mark at byte {end}: tars that were joined. What follows would be lost; keep"
+            " them apart, or join them with tar --concatenate."
+        )
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a member is what macOS and others put beside the files; folders are read without such too."""
+    return any(part == "__MACOSX" or (part.startswith(".") and part != ".") for part in name.split("/"))

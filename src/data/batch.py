@@ -28,7 +28,8 @@ class LabelledBatch(ImageBatch):
     """Images with labels, and every batch of an evaluation loader.
 
     label: int64 (B,), index into `ShardSet.classes`; -1 where the set has no labels.
-    valid: bool (B,), False where the last evaluation batch is filled up with repeats. Sums must leave those out.
+    valid: bool (B,), False where an evaluation batch is filled up with repeats, or holds another image than planned.
+        Sums must leave those out.
     """
 
     label: Tensor

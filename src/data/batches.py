@@ -102,9 +102,9 @@ class BatchLoader(DataLoader[LabelledBatch]):
         reading = self._batches.being_read(dead or range(len(workers)))
         codes = ", ".join(str(workers[n].exitcode) for n in dead) or "none"
         return DataError(
-            f"A loader process died (exit codes: {codes}; -9 is mostly too little memory, -11 a"
-            f" fault in a decoder). It was reading: {'; '.join(reading) or 'no image'}. Take that image out, or try"
-            f" data.num_workers=0 to see the fault itself. ({text or type(error).__name__})"
+            f"A loader process died (exit codes: {codes}; -9 is mostly too little memory, -11 a fault in a decoder, -14"
+            f" an image that took minutes). It was reading: {'; '.join(reading) or 'no image'}. Take that image out, or"
+            f" try data.num_workers=0 to see the fault itself. ({text or type(error).__name__})"
         )
 
     def _forget(self) -> None:

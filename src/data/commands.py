@@ -39,10 +39,8 @@ def _make(given: argparse.Namespace) -> int:
 
 
 def _index(given: argparse.Namespace) -> int:
-    classes = Path(given.classes).read_text().split("\n") if given.classes else None
-    report = index_tars(
-        given.path, channels=given.channels, bits=given.bits, classes=[c for c in classes if c] if classes else None
-    )
+    classes = Path(given.classes).read_text().removesuffix("\n").split("\n") if given.classes else None
+    report = index_tars(given.path, channels=given.channels, bits=given.bits, classes=classes)
     print(f"indexed {report.samples:,} samples")
     for reason, count in report.ignored.items():
         if count:

@@ -1,6 +1,7 @@
 """From places in the order to a batch of tensors. Runs in the loader's worker processes."""
 
 import logging
+import signal
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -21,7 +22,9 @@ log = logging.getLogger(__name__)
 Augment = Callable[[Image, int], Tensor]
 """(H, W, C) of 8 or 16 bits and the sample's seed to (height, width, C) of as many."""
 
-_SUBSTITUTES = 8  # tries before a set counts as unreadable
+_SUBSTITUTES = 12  # tries before a set counts as unreadable
+_NEARBY = 4  # of them in the shard of the damaged image: another one may have to come from far away
+_PATIENCE = 300  # seconds for one image, before `heartbeat.stall_s` ends a run without naming it
 
 
 class RandomCrop:
@@ -42,6 +45,26 @@ class CenterCrop:
 
     def __call__(self, image_HWC: Image, seed: int) -> Tensor:
         return center_crop(image_HWC, self.resolution, self.crop_ratio)
+
+
+class _Decoding:
+    """While a sample is decoded: any fault names it, and a loader process that hangs in it ends by SIGALRM.
+
+    The kernel keeps the time, so it also ends C code that never gives the interpreter back.
+    """
+
+    def __init__(self, name: str, limited: bool) -> None:
+        self.name, self.limited = name, limited
+
+    def __enter__(self) -> None:
+        if self.limited:
+            signal.alarm(_PATIENCE)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self.limited:
+            signal.alarm(0)
+        if error is not None:
+            error.add_note(f"The image is {self.name}.")
 
 
 class BatchDataset(Dataset[LabelledBatch]):
@@ -99,41 +122,53 @@ class BatchDataset(Dataset[LabelledBatch]):
         rows = image.numpy()  # as for `_reading`: an assignment through numpy takes a tenth of the time
         index, label = [], []
         for row, (place, seed) in enumerate(zip(places, seeds.tolist(), strict=True)):
-            crop, found, of = self._load(place.sample, seed, worker.id if worker is not None else 0)
+            crop, found, of = self._load(place.sample, seed, worker.id if worker is not None else None)
             rows[row] = crop
             index.append(found)
             label.append(of)
+        valid = torch.tensor([place.valid for place in places])
+        substituted = valid & torch.tensor([found != place.sample for found, place in zip(index, places, strict=True)])
         return {
             "image": image,
             "seed": torch.from_numpy(seeds),
             "index": torch.tensor(index),
-            "substituted": torch.tensor([found != place.sample for found, place in zip(index, places, strict=True)]),
+            "substituted": substituted,
             "label": torch.tensor(label),
-            "valid": torch.tensor([place.valid for place in places]),
+            "valid": valid & ~substituted if self.purpose == "eval" else valid,
         }
 
-    def _load(self, planned: int, seed: int, worker: int) -> tuple[Tensor, int, int]:
-        """Image, index and label of a sample, or of its substitute, which depends on the sample's seed only.
+    def _load(self, planned: int, seed: int, worker: int | None) -> tuple[Tensor, int, int]:
+        """Image, index and label of a sample, or of its substitute, which depends on the sample and its seed only.
 
         The index is -1 and the image black when the substitutes are damaged too; the loader ends the run for it.
         """
         index, reading = planned, self._reading.numpy()
         for attempt in range(_SUBSTITUTES + 1):
-            reading[worker] = index + 1
+            reading[worker or 0] = index + 1
             record = self.shards.read(index)
+            name = f"{record.shard}: {record.key}.{record.suffix}"
             try:
-                pixels = decode(record.data, self.shards.channels, bits=self.shards.bits, decoder=self.decoder)
+                with _Decoding(name, worker is not None):
+                    pixels = decode(record.data, self.shards.channels, bits=self.shards.bits, decoder=self.decoder)
+                    image = self.augment(pixels, seed)
             except DecodeError as error:
-                self._warn(index, f"{record.shard}: {record.key}.{record.suffix}: {error}")
+                self._warn(index, f"{name}: {error}")
             else:
-                image = self.augment(pixels, seed)
-                reading[worker] = 0
+                reading[worker or 0] = 0
                 return image, index, record.label
             draw = int(words(key("substitute", seed), np.array([attempt]))[0])
-            index = int(self.indices[draw % len(self.indices)])
+            near = self._shard_of(planned) if attempt < _NEARBY else self.indices
+            index = int(near[draw % len(near)])
         return torch.zeros(*self.resolution, self.shards.channels, dtype=self.dtype), -1, -1
+
+    def _shard_of(self, index: int) -> Ints:
+        """Those of `indices` that lie in the shard of sample `index`."""
+        ends = np.cumsum(self.shards.sizes_of(self.indices))
+        number = int(np.searchsorted(ends, np.searchsorted(self.indices, index), "right"))
+        return self.indices[ends[number - 1] if number else 0 : ends[number]]
 
     def _warn(self, index: int, reason: str) -> None:
         if index not in self._named:
             self._named.add(index)
-            log.warning("cannot decode %s; another image takes its place", reason)
+            then = "another image takes its place" if self.purpose == "train" else "it is left out"
+            log.warning("cannot decode %s; %s", reason, then)

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from data.archive import Member, members, write_file
+from data.archive import Member, is_hidden, members, write_file
 from data.bands import FULL_RANGE, Bits, Pixels
 from data.decode import MAX_BYTES, DecodeError, decode
+from data.manifest import is_shard_name
 from data.order import permutation
 from data.part import measure
 from data.shards import MANIFEST, VERSION, Shard, ShardSet, index_bytes
@@ -54,6 +55,9 @@ def _samples(file: BinaryIO, name: str, report: IndexReport) -> list[_Sample]:
         if member is None:
             report.ignored["links and special files"] += 1
             continue
+        if is_hidden(member.name):
+            report.ignored["hidden members"] += 1
+            continue
         folder, _, base = member.name.rpartition("/")
         stem, dot, suffix = base.partition(".")
         key = f"{folder}/{stem}"
@@ -82,7 +86,10 @@ def _single(sample: _Sample, name: str, report: IndexReport) -> list[_Sample]:
     """One image per sample: the plainly named one; where all names have further dots, each is a sample of its own."""
     plain = [image for image in sample.images if "." not in image[0]]
     if len(plain) > 1:
-        raise DataError(f"{name} has {len(plain)} images ({', '.join(s for s, _ in plain)}); which one is meant?")
+        raise DataError(
+            f"{name} has {len(plain)} images ({', '.join(s for s, _ in plain)}); which one is meant? Give the others"
+            f" a name with one more dot (KEY.other.{plain[-1][0]}), or take them out."
+        )
     if plain:
         report.ignored["further images of a sample"] += len(sample.images) - 1
         return [_Sample(plain, sample.label)]
@@ -111,8 +118,8 @@ def index_tars(
         sampled: decode so many images, spread over the set, for the statistics.
 
     Raises:
-        DataError: no tars, already a shard set, a damaged tar, the same member twice, labels beyond `classes`, or no
-            readable image.
+        DataError: no tars, one whose name no manifest may hold, already a shard set, a damaged tar, the same member
+            twice, labels beyond `classes` or all reason, class names that are blank or equal, or no readable image.
     """
     path = Path(path)
     if (path / MANIFEST).exists():
@@ -120,6 +127,10 @@ def index_tars(
     tars = sorted(path.glob("*.tar"))
     if not tars:
         raise DataError(f"{path} holds no .tar files to index.")
+    if bad := [tar.name for tar in tars if not is_shard_name(tar.name)]:
+        raise DataError(f"A tar's name must be short and printable, got {bad[0]!a}. Rename it.")
+    if classes is not None and (twice := [c for c, n in Counter(classes).items() if n > 1 or not c.strip()]):
+        raise DataError(f"Class names must differ and not be blank, got {', '.join(map(repr, twice[:5]))}; one a line.")
     report, shards, highest, unlabelled = IndexReport(), [], -1, 0
     for tar in tars:
         with tar.open("rb") as file:
@@ -138,6 +149,11 @@ def index_tars(
         raise DataError(f"The {len(tars)} tars of {path} hold no image.")
     if classes is not None and highest >= len(classes):
         raise DataError(f"The labels go up to {highest}, and {len(classes)} class names are given.")
+    if classes is None and highest > 10 * report.samples + 1000:
+        raise DataError(
+            f"Labels must be class numbers counted from 0, got {highest} among {report.samples} samples. Number the"
+            " classes anew, or name them all with --classes."
+        )
     if 0 < unlabelled < report.samples:
         report.warnings.append(f"{unlabelled} of {report.samples} samples have no label")
     names = list(classes) if classes is not None else [str(number) for number in range(highest + 1)]

@@ -278,13 +278,14 @@ def open_remote(
         for shard in shards:
             index = path / shard.index_name
             if not index.exists() or hashlib.sha256(index.read_bytes()).hexdigest() != shard.index_sha256:
-                remote.fetch(shard.index_name, index, None, shard.index_sha256)
+                remote.fetch(shard.index_name, index, shard.index_size, shard.index_sha256)
     largest = max((shard.bytes for shard in shards), default=0)
     if cache_bytes < min(sum(shard.bytes for shard in shards), 4 * largest):
         raise DataError(
             f"The cache must hold a few shards of up to {largest:,} bytes, got data.cache_bytes={cache_bytes:,}."
             f" Set at least {4 * largest:,}; 20 shards per reading lane keep it from fetching twice."
         )
-    opened = RemoteShardSet(path, manifest, hashlib.sha256(text).hexdigest(), ShardSet.read_indices(path, shards))
+    rows = ShardSet.read_indices(path, shards, len(manifest["classes"]))
+    opened = RemoteShardSet(path, manifest, hashlib.sha256(text).hexdigest(), rows)
     opened.remote, opened.cache_bytes, opened.shard_cache = remote, cache_bytes, shard_cache
     return opened

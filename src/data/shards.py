@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from data.archive import BLOCK
 from data.bands import Bits, npy_head
+from data.decode import MAX_BYTES
+from data.manifest import problems
 from swinmim.errors import DataError
 
 MANIFEST = "manifest.json"
@@ -27,6 +29,7 @@ INDEX = np.dtype([("offset", "<i8"), ("size", "<u4"), ("label", "<i4"), ("suffix
 SUFFIXES = ("jpg", "png", "webp", "tif", "npy")
 
 _OPEN_FILES = 64  # per process; a lane works on few shards at a time
+_SHOWN = 50  # problems in one message
 
 
 class Record(NamedTuple):
@@ -51,6 +54,11 @@ class Shard(NamedTuple):
     @property
     def index_name(self) -> str:
         return self.name.removesuffix(".tar") + ".index.npy"
+
+    @property
+    def index_size(self) -> int:
+        """Bytes of the index file."""
+        return len(_head(self.samples)) + self.samples * INDEX.itemsize
 
 
 class ShardSet:
@@ -79,50 +87,50 @@ class ShardSet:
         self._index = index
         self._ends = np.cumsum([shard.samples for shard in self.shards], dtype=np.int64)
         self._files: OrderedDict[int, int] = OrderedDict()
-        self._owner = os.getpid()
 
     @classmethod
     def open(cls, path: str | Path) -> "ShardSet":
         """Open the shard set in directory `path` and check that every file of it is there and of the right size.
 
         Raises:
-            DataError: no or unreadable manifest; or shards missing or changed, all of them listed.
+            DataError: no or unreadable manifest; or files missing, changed, or with what cannot be, all of them listed.
         """
         path = Path(path).absolute()
         text, manifest = read_manifest(path)
         shards = [Shard(**line) for line in manifest["shards"]]
-        problems, parts = [], []
+        lost = []
         for shard in shards:
             file = path / shard.name
             if not file.is_file():
-                problems.append(f"{shard.name}: missing")
+                lost.append(f"{shard.name}: missing")
             elif (size := file.stat().st_size) != shard.bytes:
-                problems.append(f"{shard.name}: {size} bytes, expected {shard.bytes}")
-            part = _read_index(path / shard.index_name, shard)
-            if part is None:
-                problems.append(f"{shard.index_name}: missing or changed")
-            else:
-                parts.append(part)
-        if problems:
-            shown = "\n  ".join(problems[:50]) + (f"\n  and {len(problems) - 50} more" if len(problems) > 50 else "")
-            raise DataError(
-                f"Shards must be as the manifest lists them; {path} has {len(problems)} problem(s):\n  {shown}\n"
-                "Copy the files again, or write the shards again."
-            )
-        index = np.concatenate(parts) if parts else np.empty(0, INDEX)
+                lost.append(f"{shard.name}: {size} bytes, expected {shard.bytes}")
+        index = cls.read_indices(path, shards, len(manifest["classes"]), lost)
         return cls(path, manifest, hashlib.sha256(text).hexdigest(), index)
 
     @staticmethod
-    def read_indices(path: Path, shards: Sequence[Shard]) -> NDArray[np.void]:
+    def read_indices(
+        path: Path, shards: Sequence[Shard], classes: int = 0, others: Sequence[str] = ()
+    ) -> NDArray[np.void]:
         """The rows of all index files, one after the other.
 
+        Args:
+            path: where they lie.
+            shards: what the manifest says of them.
+            classes: number of them; 0 takes any label.
+            others: problems of the set that are known already.
+
         Raises:
-            DataError: one is missing or not what the manifest says.
+            DataError: an index is missing, not what the manifest says, or holds what cannot be; or there are `others`.
         """
-        parts = [(shard, _read_index(path / shard.index_name, shard)) for shard in shards]
-        if lost := [shard.index_name for shard, rows in parts if rows is None]:
-            raise DataError(f"{path} lacks {', '.join(lost[:5])}, or they were changed.")
-        return np.concatenate([rows for _, rows in parts if rows is not None]) if parts else np.empty(0, INDEX)
+        found = [_read_index(path, shard, classes) for shard in shards]
+        if wrong := [*others, *(part for part in found if isinstance(part, str))]:
+            raise DataError(
+                f"Shards must be as the manifest lists them; {path} has {_listed(wrong)}\n"
+                "Copy the files again, or write the shards again."
+            )
+        parts = [part for part in found if not isinstance(part, str)]
+        return np.concatenate(parts) if parts else np.empty(0, INDEX)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -163,19 +171,16 @@ class ShardSet:
         number, name = self.locate(index)
         block = os.pread(self._file(number), BLOCK + size, offset - BLOCK)
         # The member's own header names it, so keys need no memory; and it tells when the shard is not what was indexed.
-        if len(block) != BLOCK + size or block[257:262] != b"ustar":
+        if len(block) != BLOCK + size or _header_size(block) != size:
             raise DataError(
                 f"Sample {index} is not where the index says, in {self.path / name}. The file was changed while in use;"
                 " copy it again or write the shards again."
             )
-        member = block[:100].split(b"\0", 1)[0].decode(errors="replace")
-        return Record(member.split(".", 1)[0], block[BLOCK:], SUFFIXES[suffix], label, name)
+        folder, slash, name_in_it = block[:100].split(b"\0", 1)[0].decode(errors="replace").rpartition("/")
+        return Record(folder + slash + name_in_it.split(".", 1)[0], block[BLOCK:], SUFFIXES[suffix], label, name)
 
     def _file(self, number: int) -> int:
-        if self._owner != os.getpid():
-            # pread keeps no position, so inherited files are fine to use; closing them is this process's own affair.
-            self._owner = os.getpid()
-        file = self._files.get(number)
+        file = self._files.get(number)  # after a fork too: pread keeps no position
         if file is None:
             file = self._open_shard(number)
             self._files[number] = file
@@ -222,18 +227,27 @@ def _reopen(path: Path, fingerprint: str) -> ShardSet:
     return shards
 
 
+def _header_size(block: bytes) -> int:
+    """Bytes of the member that a tar header begins; -1 when it is none."""
+    try:
+        return int(block[124:136].split(b"\0", 1)[0], 8)
+    except ValueError:
+        return -1
+
+
 def is_shard_set(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
 def read_manifest(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """The manifest of directory `path`, as bytes and parsed.
+    """The manifest of directory `path`, as bytes and parsed; what the rest of the package reads in it, is checked.
 
     Raises:
-        DataError: missing, not JSON, of another version, or naming files outside its directory.
+        DataError: missing, not JSON, of another version, or with fields that cannot be; all of them listed.
     """
+    file = path / MANIFEST
     try:
-        text = (path / MANIFEST).read_bytes()
+        text = file.read_bytes()
     except OSError as error:
         raise DataError(
             f"A shard set is a directory with {MANIFEST}, got {path} ({error.strerror})."
@@ -241,29 +255,50 @@ def read_manifest(path: Path) -> tuple[bytes, dict[str, Any]]:
         ) from error
     try:
         manifest = json.loads(text)
-        version = manifest["version"]
-        names = [Shard(**line).name for line in manifest["shards"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path / MANIFEST} is not a shard manifest ({error}). Write the shards again.") from error
-    if version != VERSION:
-        raise DataError(f"{path / MANIFEST} has version {version}, this program reads version {VERSION}.")
-    if bad := [name for name in names if Path(name).name != name or not name.endswith(".tar")]:
-        raise DataError(f"Shards must be .tar files beside their manifest, {path / MANIFEST} names {bad[0]!r}.")
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file} is not a shard manifest ({error}). Write the shards again.") from error
+    if not isinstance(manifest, dict) or type(manifest.get("version")) is not int:
+        raise DataError(f"{file} is not a shard manifest (no version). Write the shards again.")
+    if manifest["version"] != VERSION:
+        raise DataError(f"{file} has version {manifest['version']}, this program reads version {VERSION}.")
+    if found := problems(manifest):
+        raise DataError(f"{file} is no usable manifest: {_listed(found)}\nCopy it again, or write the shards again.")
     return text, manifest
 
 
-def _read_index(file: Path, shard: Shard) -> NDArray[np.void] | None:
+def _listed(found: Sequence[str]) -> str:
+    shown = "\n  ".join(found[:_SHOWN]) + (f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+    return f"{len(found)} problem(s):\n  {shown}"
+
+
+def _read_index(path: Path, shard: Shard, classes: int) -> NDArray[np.void] | str:
+    """The rows of an index file, or what is wrong with it."""
+    file = path / shard.index_name
     try:
+        if (length := file.stat().st_size) != shard.index_size:
+            return f"{shard.index_name}: {length} bytes, expected {shard.index_size}"
         data = file.read_bytes()
-    except OSError:
-        return None
-    if hashlib.sha256(data).hexdigest() != shard.index_sha256 or len(data) < shard.samples * INDEX.itemsize:
-        return None
-    return np.frombuffer(data, INDEX, count=shard.samples, offset=len(data) - shard.samples * INDEX.itemsize)
+    except OSError as error:
+        return f"{shard.index_name}: missing or unreadable ({error.strerror})"
+    if hashlib.sha256(data).hexdigest() != shard.index_sha256:
+        return f"{shard.index_name}: changed"
+    rows = np.frombuffer(data, INDEX, count=shard.samples, offset=length - shard.samples * INDEX.itemsize)
+    offset, size, label = rows["offset"], rows["size"], rows["label"]
+    good = (offset >= BLOCK) & (offset % BLOCK == 0) & (offset <= shard.bytes - size.astype(np.int64))
+    good &= (size <= MAX_BYTES) & (rows["suffix"] < len(SUFFIXES)) & (label >= -1) & (label < (classes or 2**31))
+    if not good.all():
+        row = int(good.argmin())
+        return (
+            f"{shard.index_name}: sample {row} cannot be {dict(zip(INDEX.names or (), rows[row].item(), strict=True))}"
+        )
+    return rows
+
+
+def _head(samples: int) -> bytes:
+    return npy_head(f"{{'descr': {INDEX.descr!r}, 'fortran_order': False, 'shape': ({samples},), }}")
 
 
 def index_bytes(rows: Sequence[tuple[int, int, int, int]]) -> bytes:
     """The index file of one shard: a .npy array of `INDEX` rows (offset, size, label, suffix)."""
     array = np.array(rows, dtype=INDEX)
-    header = f"{{'descr': {INDEX.descr!r}, 'fortran_order': False, 'shape': ({len(rows)},), }}"
-    return npy_head(header) + array.tobytes()
+    return _head(len(rows)) + array.tobytes()

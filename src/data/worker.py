@@ -6,7 +6,8 @@ import threading
 
 
 def heed_only_the_parent(worker: int) -> None:
-    """Ignore SIGUSR1, and SIGTERM unless the process that started this one sends it; a `worker_init_fn`.
+    """Ignore SIGUSR1, and SIGTERM unless the process that started this one sends it; end by SIGALRM, whatever that
+    process does with it. A `worker_init_fn`.
 
     Schedulers signal every process of a job. The ranks answer with a last checkpoint and need their loaders for the
     steps until then; torch's own handler would end a loader at once, and with it the run.
@@ -14,6 +15,7 @@ def heed_only_the_parent(worker: int) -> None:
     del worker
     if not hasattr(signal, "sigwaitinfo"):  # macOS
         return
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_wait_for_the_parent, name="sigterm", daemon=True).start()

@@ -68,6 +68,7 @@ class ClassifyModule(TrainingModule):
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
         loss = self.training_loss(batch)
         self.log_training(loss)
+        self.log_skipped("health/skipped_samples", batch["substituted"])
         return poison(loss)
 
     def training_loss(self, batch: LabelledBatch) -> Tensor:
@@ -83,6 +84,7 @@ class ClassifyModule(TrainingModule):
             for metric in self.val_accuracy.values():
                 metric.update(logits, label)  # type: ignore[operator]
             self.val_loss.update(F.cross_entropy(logits, label), weight=len(label))
+        self.log_skipped("health/skipped_val_samples", batch["substituted"])
 
     def on_validation_epoch_end(self) -> None:
         for name, metric in self.val_accuracy.items():

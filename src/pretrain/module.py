@@ -66,9 +66,7 @@ class PretrainModule(TrainingModule):
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         loss = self.training_loss(batch)
         self.log_training(loss)
-        self.log(
-            "health/skipped_samples", batch["substituted"].sum().float(), on_epoch=True, on_step=False, reduce_fx="sum"
-        )
+        self.log_skipped("health/skipped_samples", batch["substituted"])
         return poison(loss)
 
     def training_loss(self, batch: ImageBatch) -> Tensor:
@@ -85,6 +83,7 @@ class PretrainModule(TrainingModule):
             error_BCHW = (target_BCHW - guess_BCHW).abs() * mask_B1HW
             loss_B = error_BCHW.mean(1).sum((1, 2)) / mask_B1HW.sum((1, 2, 3))
             self.val_metrics[name].update(loss_B, weight=batch["valid"].float())  # type: ignore[operator]
+        self.log_skipped("health/skipped_val_samples", batch["substituted"])
 
     def on_validation_epoch_end(self) -> None:
         for name in VAL_METRICS:

@@ -20,3 +20,22 @@ def shard_dir(folder, tmp_path_factory):
 @pytest.fixture
 def shards(shard_dir):
     return ShardSet.open(shard_dir)
+
+
+@pytest.fixture
+def damaged(shard_dir, tmp_path):
+    """A copy of the set in which some images turned to noise without a change in size."""
+
+    def make(indices):
+        for file in shard_dir.iterdir():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+        shards = ShardSet.open(tmp_path)
+        for index in indices:
+            record = shards.read(index)
+            _, name = shards.locate(index)
+            data = (tmp_path / name).read_bytes()
+            (tmp_path / name).write_bytes(data.replace(record.data, bytes(len(record.data))))
+        shards.close()
+        return shards
+
+    return make

@@ -1,6 +1,8 @@
 import gc
 import io
 import pickle
+import shutil
+import subprocess
 import tarfile
 
 import pytest
@@ -77,6 +79,45 @@ def test_long_names_of_every_tar_format(tmp_path, form):
     assert [shards.read(n).data for n in range(2)] == [jpeg(0), jpeg(1)]
 
 
+@pytest.mark.parametrize("form", ["v7", "oldgnu", "gnu", "ustar", "posix"])
+def test_tars_of_every_make_are_read(tmp_path, form):
+    """GNU tar's own; v7 headers have no magic, and names beyond 100 bytes put a second header before the real one."""
+    names = ["a.jpg", "sub.dir/b.jpg"] + (["d" * 120 + ".jpg"] if form not in ("v7", "ustar") else [])
+    (tmp_path / "in" / "sub.dir").mkdir(parents=True)
+    for number, name in enumerate(names):
+        (tmp_path / "in" / name).write_bytes(jpeg(number))
+    files = [f"./{name}" for name in names]
+    subprocess.run(["tar", "cf", "x.tar", f"--format={form}", "-C", "in", *files], cwd=tmp_path, check=True)
+    shutil.rmtree(tmp_path / "in")
+    index_tars(tmp_path)
+    records = [ShardSet.open(tmp_path).read(number) for number in range(len(names))]
+    assert [record.data for record in records] == [jpeg(number) for number in range(len(names))]
+    assert [record.key for record in records][:2] == ["./a", "./sub.dir/b"]
+
+
+@pytest.mark.parametrize("form", ["gnu", "posix"])
+def test_sparse_files_are_refused(tmp_path, form):
+    with (tmp_path / "a.npy").open("wb") as file:
+        file.truncate(1 << 20)
+        file.write(b"x")
+    subprocess.run(["tar", "cSf", "x.tar", f"--format={form}", "a.npy"], cwd=tmp_path, check=True)
+    with pytest.raises(DataError, match=r"x\.tar holds a\.npy as a sparse file.*without -S"):
+        index_tars(tmp_path)
+
+
+def test_what_macos_adds_is_left_out_and_counted(tmp_path):
+    hidden = [
+        ("./._a.jpg", b"\0\5\26\7"),
+        ("__MACOSX/._c.jpg", b"x"),
+        ("__MACOSX/d.jpg", b"x"),
+        (".thumbs/a.jpg", b"x"),
+    ]
+    make_tar(tmp_path / "x.tar", [hidden[0], ("./a.jpg", jpeg(0)), *hidden[1:], ("./b.jpg", jpeg(1))])
+    report = index_tars(tmp_path)
+    assert (report.samples, report.ignored["hidden members"]) == (2, 4)
+    assert [ShardSet.open(tmp_path).read(n).key for n in range(2)] == ["./a", "./b"]
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -84,6 +125,8 @@ def test_long_names_of_every_tar_format(tmp_path, form):
         ([("a.jpg", jpeg(0)), ("b.jpg", jpeg(1)), ("a.jpg", jpeg(2))], "a.jpg twice"),
         ([("0.JPG", jpeg(0)), ("0.jpg", jpeg(1))], "0.jpg twice .case aside"),
         ([("a.jpg", jpeg(0)), ("a.png", jpeg(1))], "2 images .jpg, png."),
+        ([("a.jpg", jpeg(0)), ("a.npy", b"x")], r"jpg, npy.*KEY\.other\.npy.*take them out"),
+        ([("a.jpg", jpeg(0)), ("a.cls", b"2000000000")], "counted from 0, got 2000000000 among 1 samples.*--classes"),
         ([("../../x.jpg", jpeg(0))], "leads out"),
         ([("/abs.jpg", jpeg(0))], "leads out"),
         ([("a.jpg", jpeg(0)), ("a.cls", b"cat")], "class number"),
@@ -110,6 +153,11 @@ def test_damaged_tars_are_refused_by_name(tmp_path):
         (bytes(damaged), "damaged header at byte"),
         (b"", "0 bytes"),
         (b"<html></html>" * 100, "no whole, uncompressed tar"),
+        (bytes(511), "no whole, uncompressed tar"),
+        (whole + whole, "goes on after its end mark at byte .*joined"),
+        (whole + bytes(10240) + b"x", "goes on after its end mark"),
+        (whole + bytes(5 << 20), "bytes after its last member"),
+        (bytes(5 << 20), "bytes after its last member"),
     ]
     for data, message in cases:
         (tmp_path / "x.tar").write_bytes(data)
@@ -145,8 +193,9 @@ def test_links_are_left_out_and_counted(tmp_path):
 def test_an_empty_shard_beside_others_is_allowed(tmp_path):
     make_tar(tmp_path / "a.tar", [])
     make_tar(tmp_path / "b.tar", PAIR)
+    (tmp_path / "c.tar").write_bytes(bytes(1 << 20))  # an empty tar with records of 1 MB, GNU tar's largest
     assert index_tars(tmp_path).samples == 2
-    assert ShardSet.open(tmp_path).shard_sizes == (0, 2)
+    assert ShardSet.open(tmp_path).shard_sizes == (0, 2, 0)
 
 
 class Canary:
@@ -171,6 +220,28 @@ def test_wrong_calls(tmp_path):
     make_tar(tmp_path / "x.tar", PAIR)
     with pytest.raises(DataError, match="go up to 1, and 1 class"):
         index_tars(tmp_path, classes=["one"])
+    with pytest.raises(DataError, match="must differ and not be blank, got 'a'"):
+        index_tars(tmp_path, classes=["a", "a"])
+    (tmp_path / "x.tar").rename(tmp_path / "x\n.tar")
+    with pytest.raises(DataError, match=r"short and printable, got 'x\\n\.tar'. Rename"):
+        index_tars(tmp_path)
+    (tmp_path / "x\n.tar").rename(tmp_path / "x.tar")
     index_tars(tmp_path)
     with pytest.raises(DataError, match="already a shard set"):
         index_tars(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["no\nyes\n", "no\nyes", "no\r\nyes\r\n"])
+def test_a_file_of_class_names(tmp_path, text):
+    make_tar(tmp_path / "x.tar", PAIR)
+    (tmp_path / "names").write_bytes(text.encode())
+    assert main(["index", str(tmp_path), "--classes", str(tmp_path / "names")]) == 0
+    assert ShardSet.open(tmp_path).classes == ("no", "yes")
+
+
+@pytest.mark.parametrize("text", ["no\n\nyes\n", "\nno\nyes\n", "no\nyes\n\n", "no\n \nyes\n", ""])
+def test_blank_class_names_do_not_shift_the_labels(tmp_path, text, capsys):
+    make_tar(tmp_path / "x.tar", PAIR)
+    (tmp_path / "names").write_text(text)
+    assert main(["index", str(tmp_path), "--classes", str(tmp_path / "names")]) == 3
+    assert "not be blank" in capsys.readouterr().err

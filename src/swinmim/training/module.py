@@ -127,6 +127,10 @@ class TrainingModule(L.LightningModule):
         self.log("train/lr", scheduler.get_last_lr()[-1])  # type: ignore[union-attr]
         self.log("samples_seen", self.samples_seen)
 
+    def log_skipped(self, name: str, substituted: torch.Tensor) -> None:
+        """Images that could not be decoded, summed over the epoch and all ranks."""
+        self.log(name, substituted.sum().float(), on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
+
     @property
     def samples_seen(self) -> float:
         """Images that the weights have been trained on, counted per optimizer step."""
