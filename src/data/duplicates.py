@@ -38,7 +38,7 @@ def duplicates(source: Source) -> dict[int, str]:
 
 
 _SIDE = 16
-_ALIKE = 0.995
+_ALIKE = 0.98
 _FLAT = 2.0  # of 255: what varies less, like an empty scan, looks like every other such picture
 _BLOCK = 2048
 
@@ -63,7 +63,7 @@ def leaks(one: ShardSet, two: ShardSet, *, pictures: bool = False) -> list[tuple
 
     Args:
         one, two: the sets.
-        pictures: also find the same picture in another size or quality: thumbnails with a correlation of 0.995. Decodes
+        pictures: also find the same picture in another size or quality: thumbnails with a correlation of 0.98. Decodes
             everything; unreadable images, and those without contrast, are left out.
     """
     sizes = np.intersect1d(one.file_sizes, two.file_sizes)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,13 +79,13 @@ def read_list(path: str | Path) -> ListSource:
         notes.append(f"warning: {twice:,} files are listed with different labels")
     items, missing = [], 0
     for name, label in zip(names, labels, strict=True):
-        try:
-            stat = os.stat(path.parent / name)
-        except OSError:
+        file = path.parent / name
+        if file.is_file():
+            found = file.stat()
+            items.append(Item(name, label, found.st_size, found.st_mtime_ns))
+        else:
             missing += 1  # the writer meets it again, names it, and counts it with the unreadable ones
             items.append(Item(name, label, 0, 0))
-        else:
-            items.append(Item(name, label, stat.st_size, stat.st_mtime_ns))
     if missing == len(rows):
         raise DataError(f"None of the {len(rows)} files that {path} lists exists. Paths count from {path.parent}.")
     folders = len({name.rpartition("/")[0] for name in names})
