@@ -91,6 +91,7 @@ class StreamData(PretrainData):
 
     def train_dataloader(self) -> StreamLoader:  # type: ignore[override]
         assert isinstance(self.train, StreamSet)
+        self._leave_closed_epochs()
         step = self.trainer.global_step if self.trainer else 0
         dataset = StreamDataset(
             self.train.urls,
