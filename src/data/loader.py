@@ -6,6 +6,7 @@ first epoch after a resume, begins at the batch that is due. Written against Lig
 """
 
 import hashlib
+import math
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
@@ -65,6 +66,11 @@ class ShardData(LightningDataModule):
         self.global_batch, self.batch_size, self.num_workers = global_batch, batch_size, num_workers
         self.eval_batch_size = eval_batch_size or batch_size
         self.max_bad_fraction, self.lanes, self.block, self.decoder = max_bad_fraction, lanes, block, decoder
+        if global_batch % lanes:
+            raise ConfigError(
+                f"data.lanes must divide global_batch_size, got {lanes} for {global_batch}. Add data.lanes="
+                f"{math.gcd(lanes, global_batch)}."
+            )
         self.host_batch: LabelledBatch | None = None
         """The batch under way, as it lay before it went to the device."""
         self._sampler: TrainSampler | None = None
@@ -75,6 +81,8 @@ class ShardData(LightningDataModule):
                 f" {len(self.train_indices)} images in {train.path}. Use global_batch_size={len(self.train_indices)}"
                 " or less."
             )
+        if isinstance(train, MixedSet):
+            train.require_shares(self.train_indices, global_batch, lanes)
 
     @abstractmethod
     def _train_augment(self) -> Augment: ...
@@ -230,8 +238,8 @@ class ShardData(LightningDataModule):
             "samples": "use the same validation split and label selection",
             "seed": "set the seed of that run",
             "global_batch": "set the global_batch_size of that run; batch_size and the number of processes may differ",
-            "lanes": "set the lanes of that run",
-            "block": "set the block of that run",
+            "lanes": "set the data.lanes of that run",
+            "block": "finish that run with the version of this program that began it",
             "mix": "set the data.mix of that run",
         }
         changed = [

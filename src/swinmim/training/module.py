@@ -123,7 +123,7 @@ class TrainingModule(L.LightningModule):
         return full_weights(self.trainer.strategy, self.network)
 
     def log_training(self, loss: torch.Tensor) -> None:
-        """Mean loss of the step's micro-batches so far (charts show the last of these), rate, and the charts' x-axis."""
+        """Mean loss of the step's micro-batches so far (charts show the last), rate, and the charts' x-axis."""
         if self._losses_of != self.global_step:
             self._losses, self._losses_of = [], self.global_step
         self._losses.append(loss.detach())
