@@ -1,5 +1,6 @@
 """Settings of the data: the `data` group of both commands."""
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +19,8 @@ class MixConfig:
     """Share of each global batch, relative to 1 for `data.path`."""
 
     def __post_init__(self) -> None:
-        if not self.weight > 0:
-            raise ValueError(f"weight must be positive, got {self.weight}")
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"weight must be positive and finite, got {self.weight}")
 
 
 @schema
@@ -46,6 +47,9 @@ class DataConfig:
     """turbo: libjpeg-turbo for JPEG, refuses damaged files; pil: Pillow, the slower reference, accepts some."""
     mix: tuple[MixConfig, ...] = ()
     """Pretraining: further sets that are mixed into every global batch."""
+    lanes: int = 1
+    """Independent streams of shards, each with an equal part of every global batch; must divide global_batch_size, and
+    is fixed for a run. A multiple of the number of processes lets each node fetch only its own part of a remote set."""
     streaming: bool = False
     """Pretraining: read path as WebDataset tars without an index (a directory, or URLs with {000..123}), in random
     order with repetition. Such a run cannot be resumed exactly; python -m data.write index avoids it."""
@@ -68,8 +72,19 @@ class DataConfig:
             raise ValueError("streaming=true and streaming_samples (the images of an epoch) go together")
         if self.streaming and self.mix:
             raise ValueError("mix needs indexed sets; it has no effect with streaming=true")
-        if isinstance(self.stats, tuple) and (len(self.stats[0]) != len(self.stats[1]) or min(self.stats[1]) <= 0):
-            raise ValueError(f"stats lists as many means as deviations, and these are positive; got {self.stats}")
+        if self.lanes < 1:
+            raise ValueError(f"lanes must be at least 1, got {self.lanes}")
+        if self.streaming and self.lanes != 1:
+            raise ValueError("lanes divide the order of an indexed set; they have no effect with streaming=true")
+        if isinstance(self.stats, tuple):
+            mean, std = self.stats
+            if not 0 < len(mean) == len(std):
+                raise ValueError(f"stats lists one mean and one deviation for each channel, got {self.stats}")
+            if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
+                raise ValueError(
+                    "stats are in 0..1 units, means from 0 to 1 and deviations above 0 up to 1 (numbers of 0..255"
+                    f" divided by 255); got {self.stats}"
+                )
 
     def cache_folder(self) -> Path:
         return Path(self.cache_dir).expanduser() if self.cache_dir else Path.home() / ".cache" / "swinmim"

@@ -6,6 +6,7 @@ first epoch after a resume, begins at the batch that is due. Written against Lig
 """
 
 import hashlib
+import math
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.loops.progress import _ProcessedTracker, _Progress
 
 from data.ahead import Ahead
@@ -64,6 +66,11 @@ class ShardData(LightningDataModule):
         self.global_batch, self.batch_size, self.num_workers = global_batch, batch_size, num_workers
         self.eval_batch_size = eval_batch_size or batch_size
         self.max_bad_fraction, self.lanes, self.block, self.decoder = max_bad_fraction, lanes, block, decoder
+        if global_batch % lanes:
+            raise ConfigError(
+                f"data.lanes must divide global_batch_size, got {lanes} for {global_batch}. Add data.lanes="
+                f"{math.gcd(lanes, global_batch)}."
+            )
         self.host_batch: LabelledBatch | None = None
         """The batch under way, as it lay before it went to the device."""
         self._sampler: TrainSampler | None = None
@@ -74,6 +81,8 @@ class ShardData(LightningDataModule):
                 f" {len(self.train_indices)} images in {train.path}. Use global_batch_size={len(self.train_indices)}"
                 " or less."
             )
+        if isinstance(train, MixedSet):
+            train.require_shares(self.train_indices, global_batch, lanes)
 
     @abstractmethod
     def _train_augment(self) -> Augment: ...
@@ -138,6 +147,7 @@ class ShardData(LightningDataModule):
             ahead=self._fetch_ahead if self.train.ahead_bytes and local_rank() == 0 else None,
             on_epoch=self._align_loops,
         )
+        self._leave_closed_epochs()
         if self._resumed is not None:
             epoch, batches = self._resumed
             self._sampler.seek(epoch, batches * self.accumulation)
@@ -190,12 +200,13 @@ class ShardData(LightningDataModule):
         if trainer is None:
             return (0, 0)
         epochs = _counters(trainer.fit_loop.epoch_progress)
-        batches = _counters(trainer.fit_loop.epoch_loop.batch_progress)
-        if epochs.started <= epochs.processed:  # between epochs; the batch counter still shows the last one
+        batches = _counters(trainer.fit_loop.epoch_loop.batch_progress).processed
+        if batches == 0:
             return (epochs.processed, 0)
-        if batches.processed >= trainer.num_training_batches:
-            return (epochs.processed + 1, 0)
-        return (epochs.processed, batches.processed // self.accumulation)
+        if batches >= trainer.num_training_batches:  # between epochs too: the counter still shows the last one
+            return (epochs.started, 0)
+        # Not `processed`: an epoch that max_steps broke off counts as processed.
+        return (epochs.started - 1, batches // self.accumulation)
 
     def _order_key(self) -> dict[str, Any]:
         """All that the order depends on, except the epoch."""
@@ -227,8 +238,8 @@ class ShardData(LightningDataModule):
             "samples": "use the same validation split and label selection",
             "seed": "set the seed of that run",
             "global_batch": "set the global_batch_size of that run; batch_size and the number of processes may differ",
-            "lanes": "set the lanes of that run",
-            "block": "set the block of that run",
+            "lanes": "set the data.lanes of that run",
+            "block": "finish that run with the version of this program that began it",
             "mix": "set the data.mix of that run",
         }
         changed = [
@@ -245,6 +256,17 @@ class ShardData(LightningDataModule):
         self._resumed = (state_dict["epoch"], state_dict["batches"])
         if self._sampler is not None:
             self._sampler.seek(self._resumed[0], self._resumed[1] * self.accumulation)
+
+    def _leave_closed_epochs(self) -> None:
+        """After a resume between two epochs, begin the next one; called first after the counters are restored.
+
+        With max_steps Lightning would enter the last epoch again, and count all later ones wrongly.
+        """
+        if self.trainer is None:
+            return
+        epochs = _counters(self.trainer.fit_loop.epoch_progress)
+        if epochs.ready == epochs.started == epochs.processed:
+            _Loop.restarting.fset(self.trainer.fit_loop, False)  # type: ignore[attr-defined]
 
     def _align_loops(self, epoch: int) -> None:
         """Make the restored counters say what the sampler delivers; called before the first epoch after a resume.

@@ -1,6 +1,7 @@
 """Several shard sets as one: fixed shares of every global batch, and still a pure order."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,20 +18,21 @@ class MixedSet(ShardSet):
 
     Args:
         sets: at least two, of the same number of channels.
-        weights: positive; the share of each set is its weight over their sum.
+        weights: positive and finite; the share of each set is its weight over their sum.
 
     Raises:
         DataError: different channels.
-        ConfigError: a weight that is not positive.
+        ConfigError: a weight that is not positive and finite.
     """
 
     def __init__(self, sets: Sequence[ShardSet], weights: Sequence[float]) -> None:
-        if any(not weight > 0 for weight in weights):
-            raise ConfigError(f"The weights of mixed sets must be positive, got {list(weights)}.")
+        if not all(0 < weight < math.inf for weight in weights):
+            raise ConfigError(f"The weights of mixed sets must be positive and finite, got {list(weights)}.")
         if len({(part.channels, part.bits) for part in sets}) > 1:
             raise DataError(
                 "Mixed sets must have the same channels and bits: "
                 + ", ".join(f"{part.path} has {part.channels} of {part.bits} bits" for part in sets)
+                + ". Write them alike (python -m data.write, --channels and --bits), or leave one out of data.mix."
             )
         self.sets, self.weights = tuple(sets), np.array(weights) / sum(weights)
         self.path, self.classes = sets[0].path, ()
@@ -91,6 +93,21 @@ class MixedSet(ShardSet):
                 f" few for weights {[round(float(w), 4) for w in self.weights]}. Raise the smallest weight."
             )
         return [int(count) * lanes for count in counts]
+
+    def require_shares(self, indices: Ints, global_batch: int, lanes: int = 1) -> None:
+        """Each set must have its share of a global batch among the samples that take part.
+
+        Raises:
+            DataError: one has fewer.
+        """
+        parts = zip(self.sets, self.sizes_of_sets(indices), self.counts(global_batch, lanes), strict=True)
+        for part, sizes, share in parts:
+            if sizes.sum() < share:
+                raise DataError(
+                    f"A mixed set must hold at least its share of a global batch: {part.path} has {sizes.sum()}"
+                    f" training images, its share of global_batch_size={global_batch} is {share}. Give it a lower"
+                    " weight against the others (data.mix), or take a smaller global_batch_size."
+                )
 
     @property
     def ahead_bytes(self) -> int:
@@ -153,5 +170,5 @@ class MixedOrder:
             chosen = self._round(number, lap).batch(place) + self.firsts[number]
             parts.append(chosen.reshape(self.lanes, count // self.lanes))
         mixed = np.concatenate(parts, axis=1)
-        # Every slice of the batch, and so every rank, gets its part of each set.
+        # Each lane holds the exact shares; a slice of it, as a rank reads it, holds them on average.
         return np.asarray(mixed[:, permutation(lane, "mix", self.seed, epoch, step)].ravel())

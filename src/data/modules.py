@@ -91,6 +91,7 @@ class StreamData(PretrainData):
 
     def train_dataloader(self) -> StreamLoader:  # type: ignore[override]
         assert isinstance(self.train, StreamSet)
+        self._leave_closed_epochs()
         step = self.trainer.global_step if self.trainer else 0
         dataset = StreamDataset(
             self.train.urls,
@@ -126,6 +127,7 @@ def pretrain_data(config: DataConfig, shards: ShardSet, **settings: Any) -> Pret
         "num_workers": config.num_workers,
         "max_bad_fraction": config.max_bad_fraction,
         "decoder": config.decoder,
+        "lanes": config.lanes,
     }
     if isinstance(shards, StreamSet):
         return StreamData(shards, None, None, **settings)
@@ -190,7 +192,7 @@ class ClassifyData(ShardData):
         if isinstance(self.augment, ClassifyAugment) and self.augment.rand_augment and not plain:
             raise ConfigError(
                 f"RandAugment knows 1 or 3 channels of 8 bits, got {train.channels} of {train.bits}."
-                " Add task.randaug_ops=0."
+                " Add task.randaug_ops=0 task.randaug_magnitude=0."
             )
 
     @property

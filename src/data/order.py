@@ -28,7 +28,7 @@ _HALF = np.uint64(32)
 # Two pairs: four rounds of an ideal function cannot be told from a random permutation (Luby, Rackoff 1988).
 _ROUND_KEYS = np.array([0xA0761D6478BD642F, 0xE7037ED1A0B428DB], np.uint64)
 _RUNS = 1024  # more would slow the start of an epoch, fewer coarsen its shuffle; fewer shards are a run each
-VERSION = 2
+VERSION = 3
 """Of the order. A checkpoint of another version cannot be continued exactly."""
 
 
@@ -172,15 +172,15 @@ class EpochOrder:
 
     The ring of shards is cut at a random place into at most 1024 runs of neighbours; the runs are permuted, and the
     shards in each run. This stream is entered at a random place and cut to whole global batches, then split into
-    `lanes` of equal length. Inside a lane, samples are shuffled within blocks that span `block` shards, so that a
-    reader works on few shards at a time. A global batch takes an equal share of each lane.
+    `lanes` of equal length. A lane is cut into equal blocks of about `block` shards, and samples are shuffled within a
+    block, so that a reader works on few shards at a time. A global batch takes an equal share of each lane.
 
     Args:
         shards: samples per shard, or their `ShardStarts`, which saves adding them up again each epoch.
         global_batch: samples per optimizer step over all ranks.
         seed, epoch: the key of the order.
         lanes: independent streams; must divide `global_batch`. A multiple of the rank count keeps ranks on own shards.
-        block: shards shuffled together.
+        block: shards shuffled together, about; three quarters to one and a half times as many.
 
     Raises:
         ConfigError: `lanes` does not divide `global_batch`.
@@ -199,7 +199,7 @@ class EpochOrder:
     ) -> None:
         if lanes < 1 or global_batch % lanes:
             raise ConfigError(
-                f"lanes must divide the global batch, got {lanes} lanes for a global batch of {global_batch}."
+                f"data.lanes must divide the global batch, got {lanes} lanes for a global batch of {global_batch}."
             )
         self.shards = shards if isinstance(shards, ShardStarts) else ShardStarts(shards)
         self.global_batch, self.seed, self.epoch, self.lanes = global_batch, seed, epoch, lanes
@@ -211,7 +211,9 @@ class EpochOrder:
                 f" Use global_batch_size={self.num_samples} or less, or add images."
             )
         self._lane_length = self.batches * global_batch // lanes
-        self._block_length = max(1, -(-block * self.num_samples // self.shards.num_shards))
+        # Equal ones: a short block at the end would mix the few shards that are left over.
+        blocks = round(self._lane_length * self.shards.num_shards / (block * self.num_samples))
+        self._blocks = min(max(1, blocks), self._lane_length)
         # A fixed entry would always leave out the end of the same shard when there are few of them.
         self._entry = key("entry", seed, epoch) % self.num_samples
         self._block_key = key("block", seed, epoch)
@@ -256,18 +258,21 @@ class EpochOrder:
             raise IndexError(f"step {step} is outside this epoch of {self.batches} batches")
         share = self.global_batch // self.lanes
         begin, end = step * share, (step + 1) * share
-        blocks = range(begin // self._block_length, (end - 1) // self._block_length + 1)
+        blocks = range(self._block(begin), self._block(end - 1) + 1)
         stream = np.concatenate([self._piece(block, begin, end) for block in blocks], axis=1).ravel()
         return self._samples((stream + self._entry) % self.num_samples)
 
     def _piece(self, block: int, begin: int, end: int) -> Ints:
         """Stream positions (lanes, places) of the part of places begin:end of each lane that lies in one block."""
-        first = block * self._block_length
-        length = min(self._block_length, self._lane_length - first)
+        first, last = (number * self._lane_length // self._blocks for number in (block, block + 1))
         lanes = np.arange(self.lanes)[:, None]
         keys = words(self._block_key, (lanes << 40) + block)
-        places = np.arange(max(begin, first), min(end, first + length)) - first
-        return lanes * self._lane_length + first + shuffle(places, length, keys)
+        places = np.arange(max(begin, first), min(end, last)) - first
+        return lanes * self._lane_length + first + shuffle(places, last - first, keys)
+
+    def _block(self, place: int) -> int:
+        """The block of a lane in which a place of it lies."""
+        return ((place + 1) * self._blocks - 1) // self._lane_length
 
 
 def rank_slice(global_batch: int, rank: int, world: int) -> slice:

@@ -1,5 +1,6 @@
 """Which samples this process loads next: the pure order of `data/order.py` cut into this rank's micro-batches."""
 
+import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -115,7 +116,7 @@ class TrainSampler(Sampler[list[Place]]):
 
     def _batches(self, epoch: int) -> Callable[[int], Ints]:
         if self._mixed is not None:
-            return partial(self._mixed.batch, epoch)
+            return partial(copy.deepcopy(self._mixed).batch, epoch)
         return EpochOrder(self.shards, self.global_batch, self.seed, epoch, lanes=self.lanes, block=self.block).batch
 
 

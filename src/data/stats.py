@@ -32,5 +32,8 @@ def resolve_stats(config: DataConfig, shards: ShardSet, encoder_stats: Stats | N
             return encoder_stats or (tuple(shards.mean), tuple(shards.std))
         case (mean, std):
             if len(mean) != shards.channels:
-                raise ConfigError(f"data.stats lists {len(mean)} channels, the set has {shards.channels}.")
+                raise ConfigError(
+                    f"data.stats lists {len(mean)} channels, the set has {shards.channels}. List one mean and one"
+                    " deviation for each, or add data.stats=auto."
+                )
             return mean, std

@@ -162,6 +162,7 @@ def build_data(config: FinetuneConfig, encoder: SwinV2) -> ClassifyData:
         crop_ratio=task.crop_ratio,
         max_bad_fraction=config.data.max_bad_fraction,
         decoder=config.data.decoder,
+        lanes=config.data.lanes,
     )
 
 

@@ -200,6 +200,21 @@ def test_resume_at_the_border_of_an_epoch(shards, uninterrupted, tmp_path, hook,
     torch.testing.assert_close(resumed.weight, uninterrupted.weight)
 
 
+def test_the_position_in_an_epoch_that_max_steps_broke_off(shards, tmp_path):
+    fit(shards, None, callbacks=[SaveAt(tmp_path / "end.ckpt", "on_train_epoch_end")], max_steps=6)
+    state = torch.load(tmp_path / "end.ckpt", weights_only=True)["PretrainData"]
+    assert (state["epoch"], state["batches"]) == (1, 2)
+
+
+@pytest.mark.parametrize("limit", [{}, {"max_steps": 12}])
+def test_resume_of_a_run_resumed_at_the_border_of_an_epoch(shards, uninterrupted, tmp_path, limit):
+    fit(shards, None, callbacks=[SaveAt(tmp_path / "border.ckpt", "on_train_epoch_end")], **limit)
+    with pytest.raises(KeyError, match="killed"):
+        fit(shards, tmp_path, resume=tmp_path / "border.ckpt", every=1, stop_after=5, **limit)
+    again = fit(shards, tmp_path, resume=tmp_path / "step=10.ckpt", **limit)
+    assert again.seen == uninterrupted.seen[2 * 10 :]
+
+
 def test_a_changed_order_is_refused_with_the_way_out(shards, tmp_path):
     state = pretrain_data(shards).state_dict()
     with pytest.raises(DataError, match=r"(?s)seed: checkpoint 3, now 4.*start a new run"):

@@ -25,11 +25,35 @@ def test_listed_and_imagenet_statistics_are_taken_as_they_are(shards):
 
 
 def test_statistics_of_other_channels_are_refused(shards):
-    with pytest.raises(ConfigError, match="lists 1 channels, the set has 3"):
+    with pytest.raises(ConfigError, match=r"lists 1 channels, the set has 3\. List one mean"):
         resolve_stats(dataclasses.replace(CONFIG, stats=((0.5,), (0.5,))), shards)
     shards.channels = 5
     with pytest.raises(ConfigError, match="imagenet has 3 channels, the set has 5"):
         resolve_stats(dataclasses.replace(CONFIG, stats="imagenet"), shards)
-    for stats in (((0.5, 0.5), (0.5,)), ((0.5,), (0.0,))):
-        with pytest.raises(ValueError, match="as many means as deviations"):
-            dataclasses.replace(CONFIG, stats=stats)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        ((0.5, 0.5), (0.5,), "one mean and one deviation for each channel"),
+        ((), (), "one mean and one deviation for each channel"),
+        ((0.5,), (0.0,), r"in 0\.\.1 units"),
+        ((123.7,), (58.4,), r"in 0\.\.1 units.*divided by 255"),
+        ((0.5,), (58.4,), r"in 0\.\.1 units"),
+        ((-0.1,), (0.5,), r"in 0\.\.1 units"),
+        ((float("nan"),), (0.5,), r"in 0\.\.1 units"),
+        ((0.5,), (float("nan"),), r"in 0\.\.1 units"),
+        ((0.5,), (float("inf"),), r"in 0\.\.1 units"),
+    ],
+)
+def test_listed_statistics_are_checked(mean, std, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(CONFIG, stats=(mean, std))
+
+
+def test_lanes_are_for_indexed_sets():
+    assert dataclasses.replace(CONFIG, lanes=8).lanes == 8
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        dataclasses.replace(CONFIG, lanes=0)
+    with pytest.raises(ValueError, match="no effect with streaming=true"):
+        dataclasses.replace(CONFIG, lanes=2, streaming=True, streaming_samples=9)

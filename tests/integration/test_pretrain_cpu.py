@@ -1,5 +1,6 @@
 """Pretraining as a whole: it learns, resumes exactly, and does not depend on the number of processes."""
 
+import csv
 import json
 import shutil
 import subprocess
@@ -98,6 +99,49 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path, run_pretrain, read_l
     assert len(read_losses(part)) == 8 - step
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(part)[name]), name
+
+
+CONSTANT = ("schedule=multistep", "schedule.milestones=[0.5]", "schedule.warmup_epochs=0.25")
+"""Rates that do not depend on the length of the run."""
+
+
+def test_a_run_that_max_steps_ended_goes_on_with_the_next_batch(tmp_path, run_pretrain, read_losses, caplog):
+    options = (*CONSTANT, "drop_path=0.1", "batch_size=16")
+    whole = tmp_path / "whole"
+    run_pretrain(whole, *options, "trainer.max_epochs=3")
+    assert len(read_losses(whole)) == 12
+    by_steps = ("trainer.max_epochs=3", "trainer.max_steps=12"), "allow_drift=[trainer.max_steps]"
+    by_epochs = ("trainer.max_epochs=3", "trainer.max_steps=-1"), "allow_drift=[trainer.max_steps,trainer.max_epochs]"
+    for stop, epochs, (longer, allowed) in ((6, 3, by_steps), (6, 2, by_epochs), (4, 3, by_steps), (4, 2, by_epochs)):
+        part = tmp_path / f"{stop}_{epochs}"
+        first = (*options, f"trainer.max_epochs={epochs}", f"trainer.max_steps={stop}")
+        metrics = run_pretrain(part, *first)
+        manifest = json.loads((part / "encoder" / "manifest.json").read_text())
+        assert manifest["metrics"]["val/recon_loss"] == pytest.approx(metrics["val/recon_loss"])
+        if epochs == 3:
+            with caplog.at_level("INFO"):
+                assert run_pretrain(part, *first, "resume=auto") == {}
+            assert f"nothing is left to train, step {stop} is the last one of this run" in caplog.text
+            assert json.loads((part / "metrics.json").read_text()) == metrics
+        run_pretrain(part, *options, *longer, allowed, "resume=auto")
+        assert read_losses(part) == read_losses(whole), part.name
+        log = max(part.glob("metrics/version_*/metrics.csv")).read_text().splitlines()
+        steps = [int(row["step"]) for row in csv.DictReader(log) if row["train/loss"]]
+        assert steps == list(range(stop, 12))
+        for name, tensor in weights(whole).items():
+            assert torch.equal(tensor, weights(part)[name]), name
+
+
+def test_accumulation_shows_the_loss_of_the_whole_step(tmp_path, run_pretrain, read_losses):
+    options = ("trainer.max_epochs=1", "callbacks.checkpoint.every_steps=2", "callbacks.checkpoint.keep_last=9")
+    run_pretrain(tmp_path / "one", *options)
+    run_pretrain(tmp_path / "four", *options, "batch_size=8")
+    one, four = read_losses(tmp_path / "one"), read_losses(tmp_path / "four")
+    assert four == pytest.approx(one, rel=1e-5)
+    source = io.step_folder(tmp_path / "one" / "checkpoints", 2)
+    shutil.copytree(source, tmp_path / "part" / "checkpoints" / source.name)
+    run_pretrain(tmp_path / "part", *options, "resume=auto", "batch_size=4")
+    assert read_losses(tmp_path / "part") == pytest.approx(one[2:], rel=1e-5)
 
 
 def test_two_processes_equal_one(tmp_path, tiny_arguments, run_pretrain):

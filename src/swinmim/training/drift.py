@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 
 from swinmim.config import nearest
@@ -21,6 +22,7 @@ FREE = (
     "data.cache_bytes",
     "data.cache_dir",
     "data.max_bad_fraction",
+    "data.mix.path",
     "data.num_workers",
     "data.path",
     "logger",
@@ -37,11 +39,14 @@ FREE = (
 """Keys and groups that may change on resume: they decide where and how fast a run computes and what it shows, not what.
 The samples are compared by their fingerprint, so data.path may move; docs/checkpoints.md gives the reasons."""
 
+ORDER = ("data.labels_per_class", "data.lanes", "data.mix", "data.val_ratio", "global_batch_size", "seed")
+"""Keys that the order of the samples depends on: the data refuse to go on with others, even where they are allowed."""
+
 ABSENT = "(absent)"
 
 
 def differences(then: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
-    """Dotted key -> (value then, value now) of all leaves that differ; lists are leaves."""
+    """Dotted key -> (value then, value now) of all leaves that differ; lists are leaves, unless they hold groups."""
     before, after = _leaves(_plain(then)), _leaves(_plain(now))
     keys = [*before, *(key for key in after if key not in before)]
     pairs = {key: (before.get(key, ABSENT), after.get(key, ABSENT)) for key in keys}
@@ -65,10 +70,18 @@ def check_drift(then: Mapping[str, object], now: Mapping[str, object], allowed: 
     assert isinstance(earlier, Sequence)
     idle = [key for key in allowed if (key not in changed or is_free(key)) and key not in earlier]
     if refused:
+        fixed = [key for key in refused if _is_in(key, ORDER)]
+        if fixed:
+            way = (
+                f"Set them back: a run keeps the order of its samples, which depends on {', '.join(fixed)}. To change"
+                " that, start a new run from its weights (ckpt=...)."
+            )
+        else:
+            way = f"Set them back, or add allow_drift=[{','.join([*allowed, *refused])}] to change them on purpose."
         raise ConfigError(
             "resume: these settings are not those of the checkpoint (checkpoint -> now):"
             + "".join(f"\n  {line}" for line in _lines(changed, refused))
-            + f"\nSet them back, or add allow_drift=[{','.join([*allowed, *refused])}] to change them on purpose."
+            + f"\n{way}"
         )
     if idle:
         hint = nearest(idle[0], [key for key in changed if not is_free(key)])
@@ -84,7 +97,13 @@ def check_drift(then: Mapping[str, object], now: Mapping[str, object], allowed: 
 
 def is_free(key: str) -> bool:
     """Whether a setting may change on resume without being named."""
-    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+    return _is_in(key, FREE)
+
+
+def _is_in(key: str, names: Sequence[str]) -> bool:
+    """Whether a key, or that of a group around it, is among the names, which leave out the numbers in a list."""
+    key = re.sub(r"\.\d+(?=\.)", "", key)
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def _lines(changed: Mapping[str, tuple[object, object]], keys: Sequence[str] | Mapping[str, object]) -> list[str]:
@@ -104,6 +123,8 @@ def _plain(settings: Mapping[str, object]) -> dict[str, object]:
 def _leaves(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     leaves: dict[str, object] = {}
     for key, value in settings.items():
+        if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+            value = {str(number): entry for number, entry in enumerate(value)}
         if isinstance(value, dict) and value:
             leaves |= _leaves(value, f"{prefix}{key}.")
         else:

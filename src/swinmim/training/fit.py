@@ -111,7 +111,7 @@ def train(
         output_dir: directory of the run.
 
     Returns:
-        The last value of every metric, on every rank.
+        The last value of every metric, on every rank; none where a resumed run had nothing left to train.
 
     Raises:
         CheckpointError: the state to resume from is missing or belongs to another model, or none can be written.
@@ -166,6 +166,12 @@ def train(
     finally:
         if trainer.is_global_zero:
             finish_wandb()
-    if trainer.is_global_zero:
+    if not metrics:
+        log.info(
+            "resume: nothing is left to train, step %d is the last one of this run. To go on, raise trainer.max_epochs"
+            " or trainer.max_steps and name it in allow_drift=[...].",
+            trainer.global_step,
+        )
+    elif trainer.is_global_zero:
         (output_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     return metrics

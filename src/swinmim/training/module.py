@@ -65,6 +65,8 @@ class TrainingModule(L.LightningModule):
         self.manifest = manifest
         self.guard = FiniteGuard()
         self.build = build
+        self._losses: list[Tensor] = []  # of the micro-batches of the step under way
+        self._losses_of = -1
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
 
@@ -121,9 +123,12 @@ class TrainingModule(L.LightningModule):
         return full_weights(self.trainer.strategy, self.network)
 
     def log_training(self, loss: torch.Tensor) -> None:
-        """Loss, rate and the x-axis of all charts."""
+        """Mean loss of the step's micro-batches so far (charts show the last), rate, and the charts' x-axis."""
+        if self._losses_of != self.global_step:
+            self._losses, self._losses_of = [], self.global_step
+        self._losses.append(loss.detach())
         scheduler = self.lr_schedulers()
-        self.log("train/loss", loss)
+        self.log("train/loss", torch.stack(self._losses).mean())
         self.log("train/lr", scheduler.get_last_lr()[-1])  # type: ignore[union-attr]
         self.log("samples_seen", self.samples_seen)
 

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import get_args, get_origin
 
 import pytest
 
@@ -82,6 +83,33 @@ def test_free_and_allowed_changes_are_told(stored, caplog):
     assert "trainer.devices: 1 -> 2" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("seed", 1), ("global_batch_size", 64), ("data__val_ratio", 0.5), ("data__lanes", 2)]
+)
+def test_what_the_order_depends_on_cannot_be_allowed(stored, key, value):
+    stored |= {"global_batch_size": 32, "data": {"val_ratio": 0.1, "lanes": 1}}
+    now = settings(trainer__max_epochs=200, global_batch_size=32, data={"val_ratio": 0.1, "lanes": 1})
+    group, _, name = key.partition("__")
+    now[group] = {**now[group], name: value} if name else value
+    with pytest.raises(ConfigError, match=r"start a new run from its weights \(ckpt=") as caught:
+        check_drift(stored, now, ())
+    assert f"depends on {key.replace('__', '.')}." in str(caught.value)
+    assert "trainer.max_epochs: 100 -> 200" in str(caught.value)
+    assert "allow_drift" not in str(caught.value)
+
+
+def test_the_sets_of_a_mixture_may_move_but_not_their_weights(stored):
+    stored["data"] = {"mix": [{"path": "a", "weight": 0.5}, {"path": "b", "weight": 1.0}]}
+    moved = {"mix": ({"path": "a", "weight": 0.5}, {"path": "c", "weight": 1.0})}
+    assert differences(stored, settings(data=moved)) == {"data.mix.1.path": ("b", "c")}
+    check_drift(stored, settings(data=moved), ())
+    moved["mix"][1]["weight"] = 2.0
+    with pytest.raises(ConfigError, match=r"data.mix.1.weight: 1.0 -> 2.0\n.*depends on data.mix.1.weight"):
+        check_drift(stored, settings(data=moved), ())
+    with pytest.raises(ConfigError, match=r"data.mix: \(absent\) -> \[\]\n.*start a new run"):
+        check_drift(stored, settings(data={"mix": ()}), ())
+
+
 @pytest.mark.parametrize("entry", ["seed", "trainer.max_epoch", "trainer", "trainer.devices"])
 def test_an_entry_without_effect_is_an_error(stored, entry):
     now = settings(trainer__max_epochs=200, trainer__devices=2)
@@ -112,6 +140,7 @@ def test_free_keys_exist_in_a_schema_and_are_documented(key):
             fields = {field.name: field.type for field in dataclasses.fields(node)} if found else {}
             found = part in fields
             node = fields.get(part)
+            node = get_args(node)[0] if get_origin(node) is tuple else node
         if found:
             break
     assert found

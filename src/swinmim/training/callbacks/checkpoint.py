@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loops.progress import _ProcessedTracker
 from torch import Tensor
 
 from swinmim.checkpoint import io
@@ -124,7 +125,8 @@ class Checkpoints(Checkpoint):
         weights = pl_module.full_weights()  # type: ignore[operator]
         with _together(trainer):
             draft = self._begin(folder, pl_module, weights) if trainer.is_global_zero else None
-        trainer.save_checkpoint(state)
+        with _epoch_under_way(trainer):
+            trainer.save_checkpoint(state)
         shards = _seal_shards(trainer, state)
         with _together(trainer):
             if draft is not None:
@@ -203,6 +205,23 @@ def _together(trainer: L.Trainer) -> Iterator[None]:
         raise failure
     if message is not None:
         raise CheckpointError(message)
+
+
+@contextmanager
+def _epoch_under_way(trainer: L.Trainer) -> Iterator[None]:
+    """An epoch that max_steps broke off is saved as one to go on with; Lightning 2.6.6 counts it as done."""
+    epochs = trainer.fit_loop.epoch_progress
+    batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    assert isinstance(epochs.current, _ProcessedTracker)
+    assert isinstance(epochs.total, _ProcessedTracker)
+    broken_off = epochs.current.processed == epochs.current.started and 0 < batches < trainer.num_training_batches
+    epochs.current.processed -= broken_off
+    epochs.total.processed -= broken_off
+    try:
+        yield
+    finally:
+        epochs.current.processed += broken_off
+        epochs.total.processed += broken_off
 
 
 def _seal_shards(trainer: L.Trainer, state: Path) -> dict[str, Entry]:
