@@ -149,13 +149,15 @@ def decode(
     Raises:
         DecodeError: not an image, damaged, too large, or of another number of channels.
     """
-    if channels not in (1, 3) or bits == 16 or is_bands(data, max_pixels):
+    if channels not in (1, 3) or bits == 16:
         return read_bands(data, channels, max_pixels, bits=bits)
     if decoder == "turbo" and data[:2] == SOI:
         header = full_header(data, max_pixels)
         pixels = decode_strictly(data, header, channels)
         if pixels is not None and header.components < 4:
             return upright(pixels, header.orientation)
+    elif is_bands(data, max_pixels):
+        return read_bands(data, channels, max_pixels)
     image = to_mode(read_header(data, max_pixels), "RGB" if channels == 3 else "L")
     return np.array(image) if channels == 3 else np.array(image)[:, :, None]
 

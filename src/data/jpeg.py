@@ -13,6 +13,7 @@ SOI = b"\xff\xd8"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ALONE = frozenset((0x01, *range(0xD0, 0xD8)))  # markers without a length
 _TOLD = frozenset(range(0xE1, 0xF0)) - {0xEE} | {0xFE}  # metadata, profiles, comments
+_LATER = re.compile(rb"\xff[\xda\xe1]")  # the pixels, or EXIF before them
 _MARK = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # what is no pixel
 
 
@@ -51,7 +52,8 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
             height, width = struct.unpack_from(">HH", data, body + 1)
             known = orientation if orientation is not None else 0 if xmp else 1
             frame = JpegHeader(height, width, data[body + 5], marker in (0xC2, 0xC6, 0xCA, 0xCE), known)
-            if data.find(b"\xff\xe1", body, data.find(b"\xff\xda", body)) < 0:
+            later = _LATER.search(data, body)
+            if later is None or later[0] == b"\xff\xda":
                 return frame
         elif marker == 0xDA:
             return None if frame is None else frame._replace(orientation=0)  # EXIF after the frame

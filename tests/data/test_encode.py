@@ -286,7 +286,7 @@ def test_copied_jpegs_lose_their_metadata_and_no_pixel(mode, options):
     exif[0x0112], exif[0x010E] = 1, "secret"
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     rich = image_bytes(PICTURE.convert(mode), quality=80, exif=exif, icc_profile=srgb, comment=b"secret", **options)
-    rich = rich[:2] + segment(0xE5, b"secret" * 9000) + b"\xff" + rich[2:] + b"secret"
+    rich = rich[:2] + segment(0xE5, b"secret" * 9000) + b"\xff" + rich[2:] + b"\xff\xd8secret\xff\xd9"
     channels = 3 if mode == "RGB" else 1
     done = encode(rich, EncodeOptions(channels=channels))
     assert b"secret" in rich
