@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from made_images import make_pixels
+from torchvision.transforms import RandomResizedCrop
 
 from data.augment import ClassifyAugment, center_crop, crop_box, random_resized_crop, resize
 from data.normalise import FLIP_STREAM, MASK_STREAM, hash_bits, normalise, random_flip
@@ -104,3 +105,75 @@ def test_hash_bits_are_uniform_independent_and_exact():
     # Neighbouring seeds are the hard case for a hash.
     near = hash_bits(torch.arange(4000), FLIP_STREAM, 1)[:, 0] & 1
     assert 0.46 < near.double().mean() < 0.54
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "ratio"),
+    [
+        ((375, 500), (0.67, 1.0), (3 / 4, 4 / 3)),
+        ((256, 256), (0.08, 1.0), (3 / 4, 4 / 3)),
+        ((90, 400), (0.3, 1.0), (3 / 4, 4 / 3)),  # where many draws do not fit
+    ],
+)
+def test_crop_boxes_are_distributed_as_torchvisions(size, scale, ratio):
+    """Two samples of 2000: the Kolmogorov-Smirnov distance of one in a thousand is 1.95 sqrt(2 / 2000) = 0.062."""
+    ours = np.array([crop_box(*size, seed, scale, ratio) for seed in SEEDS[:2000].tolist()])
+    torch.manual_seed(0)
+    blank = torch.empty(1, *size)
+    theirs = np.array([RandomResizedCrop.get_params(blank, scale, ratio) for _ in range(2000)])
+
+    def views(box):
+        top, left, h, w = box.T.astype(float)
+        room = (size[0] - h).clip(1), (size[1] - w).clip(1)
+        return h, w, h * w, w / h, top, left, top / room[0], left / room[1]
+
+    for one, two in zip(views(ours), views(theirs), strict=True):
+        grid = np.unique(np.concatenate([one, two]))
+        shares = [np.searchsorted(np.sort(values), grid, "right") / len(values) for values in (one, two)]
+        assert np.abs(shares[0] - shares[1]).max() < 0.062
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    ("shape", "resolution", "crop_ratio"),
+    [
+        ((300, 400), (96, 96), 0.875),
+        ((331, 257), (96, 64), 0.75),
+        ((200, 120), (64, 64), 1.0),
+        ((60, 80), (96, 96), 0.9),
+    ],
+)
+def test_center_crop_has_the_pixels_of_pillow(shape, resolution, crop_ratio, interpolation):
+    """Pillow takes the box out of the whole image, so at its border it sees what lies outside; not compared there."""
+    from PIL import Image
+
+    image = make_pixels(3, *shape)
+    factor = max(resolution[0] / crop_ratio / shape[0], resolution[1] / crop_ratio / shape[1])
+    h, w = (min(side, round(wanted / factor)) for side, wanted in zip(shape, resolution, strict=True))
+    top, left = (shape[0] - h) // 2, (shape[1] - w) // 2
+    reference = Image.fromarray(image).resize(
+        resolution[::-1], Image.Resampling[interpolation.upper()], box=(left, top, left + w, top + h)
+    )
+    ours = center_crop(image, resolution, crop_ratio, interpolation).numpy().astype(float)
+    error = ((ours - np.asarray(reference))[4:-4, 4:-4] ** 2).mean()
+    assert 10 * np.log10(255**2 / max(error, 1e-9)) >= 50
+
+
+def test_sixteen_bits_are_flipped_and_normalised_as_one_by_one():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 2**16, (6, 5, 7, 4), dtype=np.uint16)
+    pixels[0, 0, 0] = 0, 2**15 - 1, 2**15, 2**16 - 1  # on both sides of the sign bit
+    seeds = torch.from_numpy(SEEDS[:6])
+    flips = (hash_bits(seeds, FLIP_STREAM, 1) & 1)[:, 0].tolist()
+    assert set(flips) == {0, 1}
+    mean, std = (0.1, 0.2, 0.3, 0.4), (0.5, 0.4, 0.3, 0.2)
+    expected = np.empty((6, 4, 5, 7))
+    for n, y, x, c in np.ndindex(6, 5, 7, 4):
+        value = int(pixels[n, y, 6 - x if flips[n] else x, c])
+        expected[n, c, y, x] = (value / 65535 - mean[c]) / std[c]
+    flipped = random_flip(torch.from_numpy(pixels), seeds)
+    found = normalise(flipped, mean, std)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-6)
+    plain = normalise(torch.from_numpy(pixels), mean, std).numpy()
+    np.testing.assert_allclose(plain[flips.index(1)], expected[flips.index(1)][:, :, ::-1], rtol=1e-5, atol=1e-6)
