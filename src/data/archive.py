@@ -93,7 +93,8 @@ def members(file: BinaryIO, name: str) -> Iterator[Member | None]:
                     raise DataError(f"{name} was cut inside {info.name}. Copy it again.")
                 if info.name.startswith("/") or ".." in info.name.split("/"):
                     raise DataError(f"{name} holds {info.name!r}, a name that leads out of its folder. It is not read.")
-                yield Member(info.name, info.offset_data, info.size) if info.isreg() else None
+                if not info.isdir():
+                    yield Member(info.name, info.offset_data, info.size) if info.isreg() else None
                 tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every member ever seen
             end = tar.offset
     except (tarfile.TarError, EOFError) as error:

@@ -1,40 +1,59 @@
 """The commands around shard sets: make, index, verify, info, leaks."""
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from data.duplicates import leaks
+from data.destination import check_destination
+from data.duplicates import duplicates, leaks
 from data.index import index_tars
-from data.plan import WriteOptions, plan
+from data.plan import Source, WriteOptions, plan
 from data.shards import ShardSet
 from data.source import find_source
 from data.survey import contact_sheet, describe, verify
-from data.write import progress_bar, write_shards
-from swinmim.errors import UserError
+from data.tars import TarSource
+from data.write import labels_in_words, progress_bar, write_shards
+from swinmim.errors import ConfigError, DataError, UserError
 
 _SHOWN = 20
 
 
 def _make(given: argparse.Namespace) -> int:
-    fields = {name: getattr(given, name) for name in WriteOptions.__dataclass_fields__ if hasattr(given, name)}
-    fields["value_range"] = tuple(given.value_range)
-    options = WriteOptions(**fields)
     source = find_source(given.source)
+    stored = source.stored if isinstance(source, TarSource) else None
+    chosen = {
+        name: value
+        for name in WriteOptions.__dataclass_fields__
+        if (value := getattr(given, name)) is not None or name in ("resize", "limit")
+    }
+    if stored is not None:
+        if given.value_range is not None:
+            raise ConfigError(f"--value-range is for new images; {given.source} was scaled when it was written.")
+        chosen = {"channels": stored.channels, "bits": stored.bits} | chosen
+    options = WriteOptions(**chosen)
     if given.dry_run:
-        planned = plan(source.items, options)
-        size = sum(source.items[n].size for positions in planned.shards for n in positions)
-        print(
-            f"would write {planned.images:,} images ({size:,} bytes at the source, {len(source.classes)} classes) as"
-            f" {len(planned.shards)} shard(s); {len(source.skipped)} other files would be skipped"
-        )
-        return 0
+        return _say_plan(source, Path(given.dest), options)
     with progress_bar("writing") as progress:
         report = write_shards(source, given.dest, options, progress, verify=given.verify)
     print(f"{report}\nwrote {report.shards} shard(s) to {given.dest}")
     if report.skipped:
         print(f"the skipped files and reasons are in {Path(given.dest) / 'bad.jsonl'}")
+    return 0
+
+
+def _say_plan(source: Source, dest: Path, options: WriteOptions) -> int:
+    check_destination(source, dest, options)
+    same = duplicates(source) if options.dedup == "exact" else {}
+    planned = plan(source.items, options, frozenset(same))
+    size = sum(source.items[n].size for positions in planned.shards for n in positions)
+    print(
+        f"would write {planned.images:,} images ({f'{size:,}' if size else 'an unknown number of'} bytes at the source,"
+        f" {labels_in_words(len(source.classes), source.notes)}) as {len(planned.shards)} shard(s);"
+        f" {len(source.skipped) + len(same)} other files would be skipped"
+    )
     return 0
 
 
@@ -63,7 +82,11 @@ def _info(given: argparse.Namespace) -> int:
     shards = ShardSet.open(given.path)
     print(describe(shards))
     if given.sheet:
-        contact_sheet(shards, bands=given.bands).save(given.sheet)
+        sheet = contact_sheet(shards, bands=given.bands)
+        try:
+            sheet.save(given.sheet)
+        except ValueError as error:
+            raise ConfigError(f"The name of a sheet ends in .png or .jpg, got {given.sheet}.") from error
         print(f"sheet     {given.sheet}")
     return 0
 
@@ -72,7 +95,8 @@ def _leaks(given: argparse.Namespace) -> int:
     pairs = leaks(ShardSet.open(given.one), ShardSet.open(given.two), pictures=given.pictures)
     for one, two in pairs[:_SHOWN]:
         print(f"{one} = {two}")
-    print(f"{len(pairs)} samples of {given.one} are in {given.two} too")
+    found = len({one for one, _ in pairs})
+    print(f"{found:,} images of {given.one} are in {given.two} too ({len(pairs):,} pairs)")
     return 3 if pairs else 0
 
 
@@ -87,6 +111,11 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
         default = getattr(defaults, name.replace("-", "_"))
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"{text} (default {default})")
 
+    def add_free(name: str, text: str, **kind: Any) -> None:
+        # None: as the source is stored, where that is known
+        default = getattr(defaults, name.replace("-", "_"))
+        parser.add_argument(f"--{name}", help=f"{text} (default {default}; of shards, theirs)", **kind)
+
     parser.add_argument("source", help="folder of images (first-level folders are classes), list file (.csv .tsv .jsonl"
                         " .parquet with path,label), tar, folder of tars, or hf-dataset:NAME@SPLIT")  # fmt: skip
     parser.add_argument("dest", help="new directory for the shards, or an interrupted one")
@@ -94,11 +123,9 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
     add("quality", int, "JPEG quality of what is encoded anew")
     add("min-side", int, "refuse smaller images")
     add("max-pixels", int, "refuse larger images")
-    add("channels", int, "3 colour, 1 grey, other numbers for .npy and TIFF of that many bands")
-    parser.add_argument("--bits", type=int, choices=(8, 16), default=8, help="stored per value; 16 takes .npy and TIFF"
-                        " and keeps their depth")  # fmt: skip
-    parser.add_argument("--value-range", type=int, nargs=2, default=defaults.value_range, metavar=("LOW", "HIGH"),
-                        help="16-bit values that become 0 and 1 (default %(default)s)")  # fmt: skip
+    add_free("channels", "3 colour, 1 grey, other numbers for .npy and TIFF of that many bands", type=int)
+    add_free("bits", "stored per value; 16 takes .npy and TIFF and keeps their depth", type=int, choices=(8, 16))
+    add_free("value-range", "16-bit values that become 0 and 1", type=int, nargs=2, metavar=("LOW", "HIGH"))
     add("seed", int, "of the shuffle")
     add("shard-samples", int, "images per shard, at most")
     add("shard-bytes", int, "source bytes per shard, at most")
@@ -151,6 +178,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        where = f"{error.filename}: " if error.filename else ""
+        fix = " The shards that are done are kept: make room and call again." if full else ""
+        print(f"error: {where}{error.strerror or error}.{fix}", file=sys.stderr)
+        return DataError.exit_code
     except KeyboardInterrupt:
         print("interrupted; an unfinished set goes on when the same command is given again", file=sys.stderr)
         return 130

@@ -28,6 +28,7 @@ class DigitsSource:
     classes: tuple[str, ...] = CLASSES
     folders: int = 1
     skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def load(self, position: int) -> bytes:
         image = Image.fromarray(self.scans[position]).resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("RGB")

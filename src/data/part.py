@@ -83,7 +83,7 @@ def write_part(
                 key = f"{first + place:09d}"
                 offset = tar.add(f"{key}.{done.suffix}", done.data)
                 rows.append((offset, len(done.data), item.label, SUFFIXES.index(done.suffix)))
-                if source.classes:
+                if item.label >= 0:
                     tar.add(f"{key}.cls", str(item.label).encode())
                 pixels += done.pixels
                 total = [a + b for a, b in zip(total, done.total, strict=True)]

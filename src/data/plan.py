@@ -13,7 +13,11 @@ from swinmim.errors import ConfigError
 
 
 class Source(Protocol):
-    """Where images come from. Must be picklable: each encoder process gets a copy."""
+    """Where images come from. Must be picklable: each encoder process gets a copy.
+
+    items: the images; classes: names in label order; folders: how many hold images; skipped: (file, reason) of what is
+    no image; notes: what the user should know about the labels.
+    """
 
     @property
     def items(self) -> Sequence[Item]: ...
@@ -23,6 +27,8 @@ class Source(Protocol):
     def folders(self) -> int: ...
     @property
     def skipped(self) -> tuple[tuple[str, str], ...]: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
     def load(self, position: int) -> bytes: ...
 
 
@@ -48,10 +54,15 @@ class WriteOptions(EncodeOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.shard_samples < 1 or self.shard_bytes < 1 or (self.limit is not None and self.limit < 1):
-            raise ConfigError("shard_samples, shard_bytes and limit must be at least 1")
-        if self.workers < 0 or not 0 <= self.max_bad_ratio <= 1:
-            raise ConfigError("workers must not be negative, and max_bad_ratio must lie between 0 and 1")
+        rules = {
+            f"shard_samples must be at least 1, got {self.shard_samples}": self.shard_samples >= 1,
+            f"shard_bytes must be at least 1, got {self.shard_bytes}": self.shard_bytes >= 1,
+            f"limit must be at least 1, got {self.limit}": self.limit is None or self.limit >= 1,
+            f"workers must be at least 0, got {self.workers}": self.workers >= 0,
+            f"max_bad_ratio must lie between 0 and 1, got {self.max_bad_ratio}": 0 <= self.max_bad_ratio <= 1,
+        }
+        if broken := [rule for rule, holds in rules.items() if not holds]:
+            raise ConfigError("; ".join(broken))
 
     def recorded(self) -> dict[str, Any]:
         """What changes the result, as JSON gives it back."""

@@ -1,9 +1,11 @@
 """What a name on the command line means as a source of images."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from data import hub, listing
-from data.folder import EXTENSIONS, read_folder
+from data.folder import is_hidden, not_an_image, read_folder
 from data.plan import Source
 from data.tars import read_tars
 from swinmim.errors import DataError
@@ -17,20 +19,37 @@ def find_source(name: str) -> Source:
     """
     if name.startswith(hub.SCHEME):
         return hub.read_dataset(name.removeprefix(hub.SCHEME))
+    if "://" in name:
+        raise DataError(
+            f"A source lies on this machine, got {name}. Download it first. (Training reads finished shard sets from"
+            " their URL: data.path=URL.)"
+        )
     path = Path(name)
-    if path.suffix in listing.SUFFIXES and path.is_file():
+    kind = path.suffix.lower()
+    if kind in listing.SUFFIXES and path.is_file():
         return listing.read_list(path)
-    if path.suffix == ".tar" and path.is_file():
+    if kind == ".tar" and path.is_file():
         return read_tars([path])
-    if path.suffix in (".tgz", ".gz", ".bz2", ".xz", ".zip") and path.is_file():
+    if kind in (".tgz", ".gz", ".bz2", ".xz", ".zip") and path.is_file():
         raise DataError(
             f"Single images of the compressed archive {path} cannot be read. Unpack it, or store it as .tar."
         )
-    if path.is_dir() and (tars := sorted(path.glob("*.tar"))) and not _has_images(path):
+    if path.is_dir() and (tars := sorted(path.glob("*.tar"))) and not any(_is_image(file) for file in path.iterdir()):
+        if image := next(_below(path), None):
+            raise DataError(
+                f"A folder holds either tars or folders of images; {path} has {tars[0].name} and {image}. Move the tars"
+                f" elsewhere to read the folders, or give the tars alone ({tars[0]}, or a folder of them)."
+            )
         return read_tars(tars)
     return read_folder(path)
 
 
-def _has_images(path: Path) -> bool:
-    files = (file for file in path.iterdir() if not file.name.endswith(".index.npy"))  # ours, beside a tar
-    return any(file.suffix.lower().lstrip(".") in EXTENSIONS for file in files)
+def _is_image(file: Path) -> bool:
+    return not is_hidden(file.name) and not_an_image(file.name) is None
+
+
+def _below(path: Path) -> Iterator[str]:
+    """Images in the visible folders of `path`, as paths from there."""
+    for root, folders, files in os.walk(path, followlinks=False):
+        folders[:] = sorted(folder for folder in folders if not is_hidden(folder))
+        yield from (os.path.relpath(os.path.join(root, file), path) for file in sorted(files) if _is_image(Path(file)))

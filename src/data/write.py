@@ -8,19 +8,20 @@ and the manifest only when all shards are there; a run that was interrupted goes
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from data.archive import write_file
+from data.destination import PLAN, claimed
 from data.duplicates import duplicates
-from data.encoders import encoded
+from data.encoders import Outcome, encoded
 from data.folder import read_folder
 from data.part import Part, finished_part, remove_notes, statistics, write_part
 from data.plan import Plan, Source, WriteOptions, plan, plan_hash
-from data.shards import MANIFEST, VERSION, is_shard_set
+from data.shards import MANIFEST, VERSION
+from data.tars import TarSource
 from swinmim.errors import DataError
 
 __all__ = ["Progress", "Source", "WriteOptions", "WriteReport", "plan", "progress_bar", "write_shards"]
@@ -28,21 +29,29 @@ __all__ = ["Progress", "Source", "WriteOptions", "WriteReport", "plan", "progres
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
-PLAN = "plan.json"  # there while the set is being written
-
 
 @dataclass(frozen=True)
 class WriteReport:
-    """What was written: images, the folders they lay in, (file, reason) of each skipped file, number of shards."""
+    """What was written: images, the folders they lay in, (file, reason) of each skipped file, number of shards,
+    number of classes, and what the source says about labels."""
 
     found: int
     folders: int
     skipped: tuple[tuple[str, str], ...]
     shards: int
+    classes: int
+    notes: tuple[str, ...]
 
     def __str__(self) -> str:
         images, folders = ("image" if self.found == 1 else "images"), ("folder" if self.folders == 1 else "folders")
-        return f"found {self.found:,} {images} in {self.folders:,} {folders}, {len(self.skipped):,} skipped"
+        return (
+            f"found {self.found:,} {images} in {self.folders:,} {folders}, {len(self.skipped):,} skipped,"
+            f" {labels_in_words(self.classes, self.notes)}"
+        )
+
+
+def labels_in_words(classes: int, notes: Sequence[str]) -> str:
+    return (f"{classes:,} classes" if classes else "no labels") + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def _write_missing(
@@ -58,31 +67,45 @@ def _write_missing(
         count += 1
         progress(count, plan.images)
 
+    bad = [entry for part in parts.values() for entry in part.bad]
     with closing(encoded(source, positions, options, options.workers)) as images:
+        judged = _judged(source, dest, plan, positions, images, bad, options)
         for n in missing:
-            parts[n] = write_part(source, dest, n, plan.firsts[n], plan.shards[n], options.channels, images, tick)
+            parts[n] = write_part(source, dest, n, plan.firsts[n], plan.shards[n], options.channels, judged, tick)
 
 
-def _begin(source: Source, dest: Path, options: WriteOptions) -> None:
-    """Claim a new directory, or one in which the same plan was interrupted."""
-    whole = {"plan": plan_hash(source, options, times=True), "options": options.recorded()}
-    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-        try:
-            begun: dict[str, Any] = json.loads((dest / PLAN).read_bytes())
-        except (OSError, ValueError):
-            what = "already a shard set" if is_shard_set(dest) else "not an empty directory"
-            raise DataError(
-                f"Shards are written into a new directory, {dest} is {what}. Choose another or remove it."
-            ) from None
-        if begun != whole:
-            old = begun.get("options", {})
-            changed = [f"{k} was {old.get(k)}, is {v}" for k, v in options.recorded().items() if old.get(k) != v]
-            raise DataError(
-                f"{dest} holds an unfinished set from another plan ({'; '.join(changed) or 'the source has changed'})."
-                " Give the same source and options to finish it, or remove the directory."
-            )
-    dest.mkdir(parents=True, exist_ok=True)
-    write_file(dest / PLAN, json.dumps(whole).encode())
+def _judged(
+    source: Source,
+    dest: Path,
+    plan: Plan,
+    positions: Sequence[int],
+    images: Iterator[Outcome],
+    bad: list[tuple[str, str]],
+    options: WriteOptions,
+) -> Iterator[Outcome]:
+    """The images, until too many of them are bad, with those that `bad` lists from before."""
+    _judge(bad, plan, dest, options)
+    for position, outcome in zip(positions, images, strict=True):
+        if isinstance(outcome, str):
+            bad.append((source.items[position].name, outcome))
+            _judge(bad, plan, dest, options)
+        yield outcome
+
+
+def _judge(bad: list[tuple[str, str]], plan: Plan, dest: Path, options: WriteOptions) -> None:
+    if len(bad) <= options.max_bad_ratio * plan.images:
+        return
+    _list_bad(dest, bad)
+    reasons = "\n  ".join(f"{name}: {reason}" for name, reason in bad[:5])
+    raise DataError(
+        f"At most {options.max_bad_ratio:.1%} of the images may be unusable (max_bad_ratio), got {len(bad)} of"
+        f" {plan.images} so far; they are listed in {dest / 'bad.jsonl'}. The first:\n  {reasons}\n"
+        "Mend them and start anew, or call again with a higher limit: the shards that are done are kept."
+    )
+
+
+def _list_bad(dest: Path, bad: Iterable[tuple[str, str]]) -> None:
+    write_file(dest / "bad.jsonl", "".join(json.dumps({"source": n, "reason": r}) + "\n" for n, r in bad).encode())
 
 
 def write_shards(
@@ -111,33 +134,28 @@ def write_shards(
     dest = Path(dest)
     if isinstance(source, str | Path):
         source = read_folder(source)
-    _begin(source, dest, options)
-    same = duplicates(source) if options.dedup == "exact" else {}
-    planned = plan(source.items, options, frozenset(same))
-    found = {n: finished_part(dest, n, verify) for n in range(len(planned.shards))}
-    kept = {number: part for number, part in found.items() if part is not None}
-    _write_missing(source, dest, planned, kept, options, progress or (lambda done, total: None))
-    parts = [kept[number] for number in range(len(planned.shards))]
-    return _finish(source, dest, options, parts, planned, [(source.items[n].name, why) for n, why in same.items()])
+    with claimed(source, dest, options):
+        same = duplicates(source) if options.dedup == "exact" else {}
+        planned = plan(source.items, options, frozenset(same))
+        found = {n: finished_part(dest, n, verify) for n in range(len(planned.shards))}
+        kept = {number: part for number, part in found.items() if part is not None}
+        _write_missing(source, dest, planned, kept, options, progress or (lambda done, total: None))
+        parts = [kept[number] for number in range(len(planned.shards))]
+        return _finish(source, dest, options, parts, [(source.items[n].name, why) for n, why in same.items()])
 
 
 def _finish(
-    source: Source, dest: Path, options: WriteOptions, parts: list[Part], planned: Plan, same: list[tuple[str, str]]
+    source: Source, dest: Path, options: WriteOptions, parts: list[Part], same: list[tuple[str, str]]
 ) -> WriteReport:
-    """Judge what was left out, and write bad.jsonl and the manifest."""
+    """Write bad.jsonl and the manifest."""
     bad = sorted(entry for part in parts for entry in part.bad)
     skipped = tuple(sorted([*source.skipped, *same, *bad]))
-    write_file(dest / "bad.jsonl", "".join(json.dumps({"source": n, "reason": r}) + "\n" for n, r in skipped).encode())
+    _list_bad(dest, skipped)
     samples = sum(part.shard.samples for part in parts)
-    reasons = "\n  ".join(f"{name}: {reason}" for name, reason in bad[:5])
     if samples == 0:
+        reasons = "\n  ".join(f"{name}: {reason}" for name, reason in bad[:5])
         raise DataError(f"No usable image among {len(source.items)} files. The first reasons:\n  {reasons}")
-    if len(bad) > options.max_bad_ratio * planned.images:
-        raise DataError(
-            f"At most {options.max_bad_ratio:.1%} of the images may be unusable (max_bad_ratio), got {len(bad)} of"
-            f" {planned.images}; all are listed in {dest / 'bad.jsonl'}. The first:\n  {reasons}\n"
-            "Mend them and start anew, or call again with a higher limit: the shards that are done are kept."
-        )
+    stored = source.stored if isinstance(source, TarSource) else None
     total, squares = ([sum(of) for of in zip(*sums, strict=True)] for sums in zip(*_sums(parts), strict=True))
     mean, std = statistics(sum(part.pixels for part in parts), total, squares, options.bits)
     manifest = {
@@ -146,7 +164,7 @@ def _finish(
         "samples": samples,
         "channels": options.channels,
         "bits": options.bits,
-        "value_range": list(options.value_range),
+        "value_range": list(stored.value_range if stored else options.value_range),
         "mean": mean,
         "std": std,
         "classes": list(source.classes),
@@ -158,7 +176,7 @@ def _finish(
     write_file(dest / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     remove_notes(dest)
     (dest / PLAN).unlink()
-    return WriteReport(samples, source.folders, skipped, len(parts))
+    return WriteReport(samples, source.folders, skipped, len(parts), len(source.classes), source.notes)
 
 
 def _sums(parts: list[Part]) -> list[tuple[list[int], list[int]]]:
@@ -175,6 +193,8 @@ def progress_bar(label: str) -> Iterator[Progress]:
     with tqdm(desc=label, unit=" images", mininterval=every, maxinterval=every, delay=0 if live else every) as bar:
 
         def progress(done: int, total: int) -> None:
+            if bar.total is None:  # what an earlier call did is no merit of this one
+                bar.initial = bar.n = bar.last_print_n = done - 1
             bar.total = total
             bar.update(done - bar.n)
 

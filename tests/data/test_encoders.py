@@ -26,6 +26,7 @@ class MadeSource:
     classes = ()
     folders = 1
     skipped = ()
+    notes = ()
 
     @property
     def items(self):

@@ -14,7 +14,7 @@ FAST = WriteOptions(resize=32, workers=1)
 def test_a_folder_is_packed_once(tmp_path, capsys):
     source = make_folder(tmp_path / "in", 6)
     first = pack(source, tmp_path / "cache", FAST)
-    assert "found 6 images in 2 folders, 0 skipped; packed into" in capsys.readouterr().out
+    assert "found 6 images in 2 folders, 0 skipped, 2 classes; packed into" in capsys.readouterr().out
     assert pack(source, tmp_path / "cache", FAST) == first
     assert "using the packed images" in capsys.readouterr().out
     assert pack(source, tmp_path / "cache", WriteOptions(resize=16, workers=1)) != first

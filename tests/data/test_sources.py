@@ -1,36 +1,21 @@
-import io
 import json
-import tarfile
 
 import numpy as np
 import pytest
 import torch
-from made_images import image_bytes, make_folder, make_pixels
+from made_images import make_folder
+from made_tars import jpeg, tar
 from PIL import Image
 
 from data.commands import main
 from data.decode import decode
-from data.duplicates import leaks
 from data.shards import ShardSet
 from data.source import find_source
 from data.survey import contact_sheet, verify
 from data.write import WriteOptions, write_shards
-from swinmim.errors import ConfigError, DataError
+from swinmim.errors import DataError
 
 FAST = WriteOptions(resize=32, workers=1)
-
-
-def tar(path, files):
-    with tarfile.open(path, "w") as out:
-        for name, data in files:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            out.addfile(info, io.BytesIO(data))
-    return path
-
-
-def jpeg(number):
-    return image_bytes(make_pixels(number, 32, 40))
 
 
 def write(source, dest, options=FAST):
@@ -69,13 +54,54 @@ def test_a_list(tmp_path, kind, labels):
 def test_lists_that_cannot_be_used(tmp_path):
     path = tmp_path / "list.csv"
     for text, message in [
-        ("file\na.jpg", "lacks 'path'"),
+        ("file\na.jpg", "has file"),
+        ("path;label\na.jpg;1", "has path;label"),
+        ("path,label\n", "names none"),
         ("path,label\na.jpg,1\nb.jpg,", "label or none"),
         ("path\na.jpg", "None of the 1"),
     ]:
         path.write_text(text)
         with pytest.raises(DataError, match=message):
             find_source(str(path))
+    (tmp_path / "list.jsonl").write_text('["a.jpg"]')
+    with pytest.raises(DataError, match=r'a line is \["a.jpg"\]; write \{"path"'):
+        find_source(str(tmp_path / "list.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        ("path, label", "2 classes"),
+        ("Path,Label", "2 classes"),
+        ("path,class", "no labels (list.CSV has no column label)"),
+    ],
+)
+def test_the_columns_of_a_list(head, said, tmp_path, capsys):
+    for number in range(2):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(number))
+    path = tmp_path / "list.CSV"
+    path.write_text(f"{head}\n0.jpg, cat\n1.jpg,dog\n")
+    assert main([str(path), str(tmp_path / "out")]) == 0
+    assert f"found 2 images in 1 folder, 0 skipped, {said}\n" in capsys.readouterr().out
+
+
+def test_rows_without_a_file_count_as_unreadable(tmp_path, capsys):
+    (tmp_path / "0.jpg").write_bytes(jpeg(0))
+    path = tmp_path / "list.jsonl"
+    rows = [{"path": "0.jpg"}, {"path": "gone.jpg"}, {"path": None}, {"path": ""}, {"path": "a\0b"}, {"path": "."}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert main([str(path), str(tmp_path / "out")]) == 3
+    assert "may be unusable (max_bad_ratio), got 1 of 6" in capsys.readouterr().err
+    assert main([str(path), str(tmp_path / "out"), "--max-bad-ratio", "0.9"]) == 0
+    named = {line["source"] for line in map(json.loads, (tmp_path / "out" / "bad.jsonl").read_text().splitlines())}
+    rows = [f"list.jsonl row {n}: no path" for n in (3, 4)]
+    assert named == {"gone.jpg", ".", *rows, "list.jsonl row 5: no path but 'a\\x00b'"}
+
+
+def test_a_file_listed_with_two_labels_is_a_warning(tmp_path):
+    (tmp_path / "0.jpg").write_bytes(jpeg(0))
+    (tmp_path / "list.csv").write_text("path,label\n0.jpg,cat\n0.jpg,dog\n0.jpg,dog\n")
+    assert find_source(str(tmp_path / "list.csv")).notes == ("warning: 1 files are listed with different labels",)
 
 
 def test_imagenet_tars(tmp_path):
@@ -92,12 +118,6 @@ def test_imagenet_tars(tmp_path):
 def test_a_folder_in_a_tar(tmp_path):
     files = [("set/train/cat/a.jpg", jpeg(0)), ("set/train/dog/b.jpg", jpeg(1)), ("set/readme.md", b"x")]
     assert write(tar(tmp_path / "set.tar", files), tmp_path / "out") == {jpeg(0): "cat", jpeg(1): "dog"}
-
-
-def test_shards_are_written_again(shard_dir, shards, tmp_path):
-    again = write(shard_dir, tmp_path / "out", WriteOptions(resize=None, workers=1, shard_samples=20))
-    assert again == {shards.read(i).data: str(shards.read(i).label) for i in range(40)}
-    assert ShardSet.open(tmp_path / "out").shard_sizes == (20, 20)
 
 
 def test_unusable_tars(tmp_path):
@@ -117,13 +137,56 @@ def test_unusable_tars(tmp_path):
         find_source(str(tmp_path / "x.tar.gz"))
 
 
-def test_a_hugging_face_dataset(tmp_path):
+def hub_set(path, labels, kind, column="label", **more):
     datasets = pytest.importorskip("datasets")
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
-    rows = {"image": [{"bytes": jpeg(n), "path": None} for n in range(3)], "label": [0, 1, 0]}
-    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "set"))
-    found = write(f"hf-dataset:{tmp_path / 'set'}", tmp_path / "out")
-    assert found == {jpeg(0): "cat", jpeg(1): "dog", jpeg(2): "cat"}
+    features = {"image": datasets.Image(), column: kind(datasets)} | {key: kind(datasets) for key in more}
+    rows = {"image": [{"bytes": jpeg(n), "path": None} for n in range(3)], column: labels} | more
+    datasets.Dataset.from_dict(rows, features=datasets.Features(features)).save_to_disk(str(path))
+    return f"hf-dataset:{path}"
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "names"),
+    [
+        ([0, 1, 0], lambda d: d.ClassLabel(names=["cat", "dog"]), ["cat", "dog", "cat"]),
+        ([2, 0, 2], lambda d: d.Value("int64"), ["2", "0", "2"]),
+        (["x", "y", "x"], lambda d: d.Value("string"), ["x", "y", "x"]),
+        ([-1, -1, -1], lambda d: d.ClassLabel(names=["cat", "dog"]), [None, None, None]),
+        ([None, None, None], lambda d: d.Value("int64"), [None, None, None]),
+    ],
+)
+def test_a_hugging_face_dataset(labels, kind, names, tmp_path):
+    found = write(hub_set(tmp_path / "set", labels, kind), tmp_path / "out")
+    assert found == {jpeg(n): name for n, name in enumerate(names)}
+
+
+def test_label_columns_of_a_hugging_face_dataset(tmp_path):
+    def classes(datasets):
+        return datasets.ClassLabel(names=["a", "b"])
+
+    assert find_source(hub_set(tmp_path / "one", [0, 1, 0], classes, column="kind")).classes == ("a", "b")
+    two = find_source(hub_set(tmp_path / "two", [0, 1, 0], classes, column="fine", coarse=[0, 0, 0]))
+    assert (two.classes, two.notes[0].rpartition(";")[2]) == ((), " columns: image, fine, coarse")
+    for labels in ([0, None, 1], [0, -1, 1]):
+        with pytest.raises(DataError, match=r"column label of .* has 2 for 3"):
+            find_source(hub_set(tmp_path / f"set{labels[1]}", labels, classes))
+
+
+def test_rows_without_an_image(tmp_path, capsys):
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [{"bytes": jpeg(0), "path": None}, None]}
+    path = tmp_path / "set"
+    datasets.Dataset.from_dict(rows, features=datasets.Features({"image": datasets.Image()})).save_to_disk(str(path))
+    source = find_source(f"hf-dataset:{path}")
+    report = write_shards(source, tmp_path / "out", FAST)
+    assert report.skipped == ((source.items[1].name, "no image in this row"),)
+    assert main([f"hf-dataset:{path}", str(tmp_path / "new"), "--dry-run"]) == 0
+    assert "2 images (an unknown number of bytes" in capsys.readouterr().out
+    changed = datasets.load_from_disk(str(path)).select([1, 0])
+    changed.save_to_disk(str(tmp_path / "other"))
+    other = find_source(f"hf-dataset:{tmp_path / 'other'}")
+    assert source.items[0].mtime_ns == find_source(f"hf-dataset:{path}").items[0].mtime_ns
+    assert source.items[0].mtime_ns != other.items[0].mtime_ns  # a resume knows it for another set
 
 
 def test_equal_files_are_left_out(tmp_path):
@@ -132,23 +195,6 @@ def test_equal_files_are_left_out(tmp_path):
     report = write_shards(source, tmp_path / "out", WriteOptions(workers=1, dedup="exact"))
     assert report.found == 4
     assert report.skipped == (("dog/copy.jpg", "duplicate of cat/0000.jpg, which has another label"),)
-
-
-def test_leaks_between_sets(tmp_path):
-    one, two = (make_folder(tmp_path / name, 3, classes=()) for name in "ab")
-    for number in range(3):
-        (two / f"{number:04d}.jpg").write_bytes(jpeg(number + 10))
-    (two / "same.jpg").write_bytes((one / "0001.jpg").read_bytes())
-    smooth = Image.fromarray(np.random.default_rng(5).integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((300, 200), 3)
-    (one / "large.png").write_bytes(image_bytes(smooth, "PNG"))
-    (two / "small.jpg").write_bytes(image_bytes(smooth.resize((180, 120)), quality=90))
-    sets = []
-    for source, name in ((one, "c"), (two, "d")):
-        write_shards(source, tmp_path / name, WriteOptions(resize=None, workers=1))
-        sets.append(ShardSet.open(tmp_path / name))
-    assert len(leaks(*sets)) == 1
-    assert len(leaks(*sets, pictures=True)) == 2
-    assert main(["leaks", str(tmp_path / "c"), str(tmp_path / "d")]) == 3
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -207,37 +253,3 @@ def test_info_and_verify(shard_dir, tmp_path, capsys):
         "train-000003.index.npy: No such file or directory",
     ]
     assert main(["verify", str(copy)]) == 3
-
-
-def test_an_interrupted_writing_goes_on(folder, tmp_path, shard_dir):
-    options = WriteOptions(resize=32, workers=1, shard_samples=7)
-
-    def stop(done, total):
-        if done == 17:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_shards(folder, tmp_path / "out", options, stop)
-    with pytest.raises(DataError, match="quality was 95, is 50"):
-        write_shards(folder, tmp_path / "out", WriteOptions(resize=32, workers=1, shard_samples=7, quality=50))
-    with pytest.raises(DataError, match="directory with manifest"):
-        ShardSet.open(tmp_path / "out")
-    done = []
-    (tmp_path / "out" / "train-000001.tar").write_bytes(b"torn")
-    write_shards(folder, tmp_path / "out", options, lambda n, total: done.append(n), verify=True)
-    assert done[0] == 8  # one shard was taken over
-    assert {f.name: f.read_bytes() for f in (tmp_path / "out").iterdir()} == {
-        f.name: f.read_bytes() for f in shard_dir.iterdir()
-    }
-
-
-def test_too_many_bad_images_fail_and_keep_what_is_done(folder, tmp_path, capsys):
-    source = make_folder(tmp_path / "in", 9, classes=())
-    (source / "bad.jpg").write_bytes(b"x")
-    assert main([str(source), str(tmp_path / "out"), "--workers", "1"]) == 3
-    assert "At most 1.0% of the images may be unusable" in capsys.readouterr().err
-    assert main([str(source), str(tmp_path / "out"), "--workers", "1", "--max-bad-ratio", "0.1"]) == 0
-    assert main([str(source), str(tmp_path / "new"), "--limit", "4", "--dry-run"]) == 0
-    assert "would write 4 images" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match="at least 1"):
-        WriteOptions(limit=0)

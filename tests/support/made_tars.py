@@ -1,0 +1,24 @@
+"""Tars for the tests, written by Python's own tarfile."""
+
+import io
+import tarfile
+
+from made_images import image_bytes, make_pixels
+
+
+def tar(path, files):
+    """Each file is (name, bytes), or (name, "target") for a link."""
+    with tarfile.open(path, "w") as out:
+        for name, data in files:
+            info = tarfile.TarInfo(name)
+            if isinstance(data, str):
+                info.type, info.linkname = tarfile.SYMTYPE, data
+                out.addfile(info)
+            else:
+                info.size = len(data)
+                out.addfile(info, io.BytesIO(data))
+    return path
+
+
+def jpeg(number):
+    return image_bytes(make_pixels(number, 32, 40))
