@@ -5,9 +5,10 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import count
 from multiprocessing.sharedctypes import Synchronized, SynchronizedArray
 
@@ -113,6 +114,24 @@ def _chunks(source: Source, positions: Sequence[int]) -> list[list[int]]:
     return chunks
 
 
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put off an interrupt; processes that are started here never see one."""
+    came: list[int] = []
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which they inherit
+    main = threading.current_thread() is threading.main_thread()
+    # Another thread may still take the signal, and Python would answer it in this one.
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number)) if main else None
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if main:
+            signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
+
+
 def _by_processes(
     source: Source, chunks: list[list[int]], options: EncodeOptions, workers: int
 ) -> Generator[Outcome, None, None]:
@@ -124,7 +143,8 @@ def _by_processes(
     try:
         for number in count():
             if number < len(chunks):
-                ahead.append(pool.submit(_Process.encode, chunks[number]))
+                with _undisturbed():  # it may start a process
+                    ahead.append(pool.submit(_Process.encode, chunks[number]))
                 if len(ahead) < workers * _WAITING:
                     continue
             if not ahead:

@@ -51,7 +51,8 @@ class WriteReport:
 
 
 def labels_in_words(classes: int, notes: Sequence[str]) -> str:
-    return (f"{classes:,} classes" if classes else "no labels") + (f" ({'; '.join(notes)})" if notes else "")
+    held = "no labels" if classes == 0 else "1 class" if classes == 1 else f"{classes:,} classes"
+    return held + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def _write_missing(

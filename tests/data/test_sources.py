@@ -72,6 +72,7 @@ def test_lists_that_cannot_be_used(tmp_path):
     ("head", "said"),
     [
         ("path, label", "2 classes"),
+        ("path\t, label ", "2 classes"),
         ("Path,Label", "2 classes"),
         ("path,class", "no labels (list.CSV has no column label)"),
     ],
@@ -80,7 +81,7 @@ def test_the_columns_of_a_list(head, said, tmp_path, capsys):
     for number in range(2):
         (tmp_path / f"{number}.jpg").write_bytes(jpeg(number))
     path = tmp_path / "list.CSV"
-    path.write_text(f"{head}\n0.jpg, cat\n1.jpg,dog\n")
+    path.write_text(f'{head}\n0.jpg, "cat, old"\n1.jpg,dog\n')
     assert main([str(path), str(tmp_path / "out")]) == 0
     assert f"found 2 images in 1 folder, 0 skipped, {said}\n" in capsys.readouterr().out
 

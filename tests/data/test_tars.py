@@ -80,7 +80,7 @@ def test_the_same_samples_as_index(files, labels, tmp_path):
 def test_samples_without_a_label_are_counted_and_shown(tmp_path, capsys):
     tar(tmp_path / "x.tar", [("a.jpg", jpeg(0)), ("a.cls", b"0"), ("b.jpg", jpeg(1))])
     assert main([str(tmp_path / "x.tar"), str(tmp_path / "out")]) == 0
-    assert "1 classes (warning: 1 of 2 samples have no .cls)" in capsys.readouterr().out
+    assert "1 class (warning: 1 of 2 samples have no .cls)" in capsys.readouterr().out
     again = find_source(str(tmp_path / "out"))
     assert sorted(item.label for item in again.items) == [-1, 0]
 
@@ -106,7 +106,14 @@ def test_samples_that_cannot_be_used(files, message, tmp_path):
 
 
 def test_hidden_members_are_left_out_and_links_counted(tmp_path):
-    files = [("./._a.jpg", b"x"), ("./a.jpg", jpeg(0)), ("__MACOSX/b.jpg", b"x"), ("c.jpg", "a.jpg"), ("n.md", b"x")]
+    files = [
+        (".", None),
+        ("./._a.jpg", b"x"),
+        ("./a.jpg", jpeg(0)),
+        ("__MACOSX/b.jpg", b"x"),
+        ("c.jpg", "a.jpg"),
+        ("n.md", b"x"),
+    ]
     source = find_source(str(tar(tmp_path / "x.tar", files)))
     assert [item.name for item in source.items] == ["x.tar/./a.jpg"]
     assert source.skipped == (

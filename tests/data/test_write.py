@@ -11,6 +11,7 @@ import webdataset
 from made_images import image_bytes, make_folder, make_pixels
 from PIL import Image
 
+from data import encoders
 from data.commands import main
 from data.decode import decode
 from data.shards import ShardSet
@@ -66,7 +67,8 @@ def mixed_folder(root):
     return root
 
 
-def test_the_same_bytes_for_any_number_of_encoders(tmp_path):
+def test_the_same_bytes_for_any_number_of_encoders(tmp_path, monkeypatch):
+    monkeypatch.setattr(encoders, "_CHUNK_IMAGES", 5)
     source = mixed_folder(tmp_path / "in")
     sets = {}
     for workers in (1, 2, 3):

@@ -7,12 +7,15 @@ from made_images import image_bytes, make_pixels
 
 
 def tar(path, files):
-    """Each file is (name, bytes), or (name, "target") for a link."""
+    """Each file is (name, bytes), (name, "target") for a link, or (name, None) for a folder."""
     with tarfile.open(path, "w") as out:
         for name, data in files:
             info = tarfile.TarInfo(name)
             if isinstance(data, str):
                 info.type, info.linkname = tarfile.SYMTYPE, data
+                out.addfile(info)
+            elif data is None:
+                info.type = tarfile.DIRTYPE
                 out.addfile(info)
             else:
                 info.size = len(data)
