@@ -84,6 +84,7 @@ def test_the_columns_of_a_list(head, said, tmp_path, capsys):
     path.write_text(f'{head}\n0.jpg, "cat, old"\n1.jpg,dog\n')
     assert main([str(path), str(tmp_path / "out")]) == 0
     assert f"found 2 images in 1 folder, 0 skipped, {said}\n" in capsys.readouterr().out
+    assert ShardSet.open(tmp_path / "out").classes == (("cat, old", "dog") if "2" in said else ())
 
 
 def test_rows_without_a_file_count_as_unreadable(tmp_path, capsys):
