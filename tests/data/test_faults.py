@@ -20,12 +20,13 @@ from swinmim.errors import DataError
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="forks"),
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*will create 4 worker processes"),  # more than a small machine has cores
 ]
 FORK = multiprocessing.get_context("fork")
-EPOCHS = 6
+BATCHES = 5  # of an epoch: 40 images in global batches of 8
 
 
-def train(shard_dir, world, rank, workers, barrier, state_file, log_file, pause):
+def train(shard_dir, epochs, world, rank, workers, barrier, state_file, log_file, pause):
     """Reads batches, writes down what it read, and keeps the position in a file, as a trainer does after each step."""
     os.setpgid(0, 0)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world)}
@@ -44,7 +45,7 @@ def train(shard_dir, world, rank, workers, barrier, state_file, log_file, pause)
         start = (state["epoch"], state["batches"])
     loader = data.train_dataloader()
     with log_file.open("w") as log:
-        for epoch in range(start[0], EPOCHS):
+        for epoch in range(start[0], epochs):
             loader.batch_sampler.set_epoch(epoch)
             first = start[1] if epoch == start[0] else 0
             for step, batch in enumerate(loader, first):
@@ -62,53 +63,61 @@ def train(shard_dir, world, rank, workers, barrier, state_file, log_file, pause)
                 barrier.wait()
 
 
-def attempt(shard_dir, folder, number, world, workers, kill_after, pause):
-    """Run until the end, or kill -9 everything after some seconds; what was logged, and the position reached."""
+def attempt(shard_dir, epochs, folder, number, world, workers, kill_after=None, delay=0.0):
+    """Run to the end, or kill -9 everything when rank 0 has read so many batches; what was read, and the position."""
     barrier = FORK.Barrier(world)
     state, logs = folder / "state.json", [folder / f"{number}-{rank}.log" for rank in range(world)]
-    arguments = [(shard_dir, world, rank, workers, barrier, state, logs[rank], pause) for rank in range(world)]
+    pause = 0.0 if kill_after is None else 0.01
+    arguments = [(shard_dir, epochs, world, rank, workers, barrier, state, logs[rank], pause) for rank in range(world)]
     ranks = [FORK.Process(target=train, args=each) for each in arguments]
     for process in ranks:
         process.start()
     if kill_after is not None:
-        time.sleep(kill_after)
+        while ranks[0].is_alive() and _count(logs[0]) < kill_after * 8 // world:
+            time.sleep(0.001)
+        time.sleep(delay)
         for process in ranks:
             try:
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
+            except ProcessLookupError:  # not yet a group
                 process.kill()
     for process in ranks:
         process.join()
+    assert {process.exitcode for process in ranks} == {0 if kill_after is None else -signal.SIGKILL}
     lines = [line for log in logs if log.exists() for line in log.read_text().splitlines() if line.endswith("]")]
     reached = json.loads(state.read_text()) if state.exists() else {"epoch": 0, "batches": 0}
-    return sorted(map(json.loads, lines)), (reached["epoch"], reached["batches"])
+    return sorted(map(json.loads, lines)), reached["epoch"] * BATCHES + reached["batches"]
 
 
-def kill_and_resume(shard_dir, tmp_path, cycles):
+def _count(log):
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+def kill_and_resume(shard_dir, tmp_path, kills):
+    """Each run is killed one to four batches after it begins to read; the last one may end."""
+    epochs = 2 * kills  # twice as many batches as the runs read
     (tmp_path / "whole").mkdir()
-    whole, end = attempt(shard_dir, tmp_path / "whole", 0, 1, 0, None, 0)
-    assert end == (EPOCHS - 1, 5)
-    assert len(whole) == EPOCHS * 5 * 8
+    whole, end = attempt(shard_dir, epochs, tmp_path / "whole", 0, 1, 0)
+    assert len(whole) == end * 8 == epochs * BATCHES * 8
     draw = random.Random(0)
-    begin, seen, kills = (0, 0), [], 0
-    for number in range(1000):
-        world, workers = draw.choice([(1, 0), (1, 2), (2, 1), (4, 1), (2, 0)])
-        kill_after = draw.uniform(0.2, 0.9) if kills < cycles else None
-        lines, reached = attempt(shard_dir, tmp_path, number, world, workers, kill_after, 0.01 if kill_after else 0)
+    begin, seen = 0, []
+    places = draw.sample([(1, 0), (1, 1), (1, 4), (2, 0), (2, 2), (4, 1), (8, 0)] * kills, kills + 1)
+    for number, (world, workers) in enumerate(places):
+        kill_after = draw.randint(1, 4) if number < kills else None
+        lines, reached = attempt(shard_dir, epochs, tmp_path, number, world, workers, kill_after, draw.uniform(0, 0.02))
         # Whatever was read after the last saved position is gone with the weights that saw it.
-        seen += [line for line in lines if begin <= (line[0], line[1]) and _before(line, reached)]
-        kills, begin = kills + 1, reached
-        if kill_after is None:
-            break
+        seen += [line for line in lines if begin <= line[0] * BATCHES + line[1] < reached]
+        assert begin <= reached <= end
+        if kill_after is not None:
+            assert lines  # progress was possible
+            assert reached < end  # and more was to come
+        begin = reached
+    assert begin == end
     assert seen == whole
 
 
-def _before(line, position):
-    return (line[0], line[1]) < position
-
-
 def test_killed_runs_go_on_with_other_processes(shard_dir, tmp_path):
-    kill_and_resume(shard_dir, tmp_path, 3)
+    kill_and_resume(shard_dir, tmp_path, 5)
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from pretrain.run import build_model
 from swinmim import door
 from swinmim.checkpoint import io
 from swinmim.errors import CheckpointError, ConfigError, DataError
+from swinmim.export import export_timm
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pretrain_losses.json"
 pytestmark = pytest.mark.slow
@@ -142,6 +143,55 @@ def test_accumulation_shows_the_loss_of_the_whole_step(tmp_path, run_pretrain, r
     shutil.copytree(source, tmp_path / "part" / "checkpoints" / source.name)
     run_pretrain(tmp_path / "part", *options, "resume=auto", "batch_size=4")
     assert read_losses(tmp_path / "part") == pytest.approx(one[2:], rel=1e-5)
+
+
+def test_a_mixed_run_resumes_inside_an_epoch_with_other_batches_workers_and_place(
+    tmp_path, run_pretrain, read_losses, images
+):
+    shutil.copytree(images / "vertical", tmp_path / "b")
+    options = ("trainer.max_epochs=1", "callbacks.checkpoint.every_steps=3", "drop_path=0.0")
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    mix = f"data.mix=[{{path: {tmp_path / 'b'}, weight: 0.5}}]"
+    run_pretrain(whole, *options, mix, "callbacks.checkpoint.keep_last=9")
+    assert len(read_losses(whole)) == 6  # 192 of 240 images in batches of 32
+    source = io.step_folder(whole / "checkpoints", 3)
+    shutil.copytree(source, part / "checkpoints" / source.name)
+    (tmp_path / "b").rename(tmp_path / "moved")
+    moved = (*options, mix.replace("/b,", "/moved,"), "resume=auto", "batch_size=8")
+    with pytest.raises(ConfigError, match=r"data.mix.0.weight: 0.5 -> 0.25\n.*start a new run from its weights"):
+        run_pretrain(part, *moved[:3], moved[3].replace("0.5", "0.25"), *moved[4:])
+    run_pretrain(part, *moved, "data.num_workers=2")
+    assert read_losses(part) == pytest.approx(read_losses(whole)[3:], rel=1e-5)
+    with pytest.raises(DataError, match=r"moved\S* has 68 training images, its share of global_batch_size=120 is 80"):
+        run_pretrain(tmp_path / "small", *moved[:3], moved[3].replace("0.5", "2"), "global_batch_size=120", moved[5])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 6])
+def test_listed_statistics_reach_the_exported_model(tmp_path, run_pretrain, run_finetune, channels):
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        folder = tmp_path / "images" / ("cat", "dog")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 255, (32, 32, channels), dtype=np.uint8)
+        if channels == 6:
+            np.save(folder / f"{number}.npy", pixels)
+        else:
+            Image.fromarray(pixels.squeeze()).save(folder / f"{number}.png")
+    options = ["--channels", str(channels), "--resize", "none", "--workers", "1"]
+    assert write(["make", str(tmp_path / "images"), str(tmp_path / "set"), *options]) == 0
+    mean, std = [0.1 + 0.1 * n for n in range(channels)], [0.5 - 0.05 * n for n in range(channels)]
+    small = (f"data.path={tmp_path / 'set'}", "global_batch_size=8", "batch_size=8", "trainer.max_epochs=1")
+    small = (*small, "trainer.max_steps=1", "schedule.warmup_epochs=0", "data.val_ratio=0.2")
+    first = tmp_path / "pretrain"
+    run_pretrain(first, *small, f"data.stats=[{mean},{std}]", f"model.in_chans={channels}")
+    run_finetune(tmp_path / "finetune", *small, f"ckpt={first}", "data.labels_per_class=null", "data.stats=auto")
+    for run in (first, tmp_path / "finetune"):
+        manifest = json.loads((run / "encoder" / "manifest.json").read_text())
+        assert (manifest["mean"], manifest["std"]) == (pytest.approx(mean), pytest.approx(std))
+    config = json.loads((export_timm(tmp_path / "finetune", tmp_path / "timm") / "config.json").read_text())
+    pretrained = config["pretrained_cfg"]
+    assert (pretrained["mean"], pretrained["std"]) == (pytest.approx(mean), pytest.approx(std))
+    assert pretrained["input_size"][0] == channels
 
 
 def test_two_processes_equal_one(tmp_path, tiny_arguments, run_pretrain):

@@ -1,5 +1,6 @@
 """SIGKILL at any moment of a save: the last checkpoint always loads, and the run ends as if nothing had happened."""
 
+import json
 import os
 import random
 import shutil
@@ -99,6 +100,44 @@ def test_killed_saves_resume_bit_for_bit(pretrain, whole, tmp_path, temporary, k
     assert saved == (list(range(1, STEPS + 1)) if kills == 20 else [STEPS])
     for step in saved:
         assert_same(whole, run, step)
+
+
+def grad_norms(run):
+    """Of the step of each checkpoint."""
+    manifests = sorted((run / "checkpoints").glob("step_*/encoder/manifest.json"))
+    return [json.loads(path.read_text())["metrics"]["train/grad_norm"] for path in manifests]
+
+
+@pytest.mark.reliability
+def test_kills_between_other_batches_workers_and_ranks_take_every_step_once(pretrain, tmp_path):
+    rng = random.Random(0)
+    options = (*EVERY_STEP, "drop_path=0.0")
+    whole, run, root = tmp_path / "whole", tmp_path / "run", tmp_path / "run" / "checkpoints"
+    pretrain(whole, *options, samples=tmp_path / "all").succeed()
+    every, delivered, done = seen(tmp_path / "all"), {}, 0
+    cases = [(1, 0, 8), (2, 1, 2), (1, 2, 1), (2, 0, 4), (1, 1, 2)]
+    for number, (ranks, workers, size) in enumerate(cases):
+        samples = tmp_path / f"samples{number}"
+        other = ("resume=auto", f"data.num_workers={workers}", f"batch_size={size}")
+        with pretrain(run, *options, *other, log=f"log{number}", ranks=ranks, samples=samples) as process:
+            wanted = io.step_folder(root, done + rng.randint(2, 4))
+            while process.alive and not wanted.exists():
+                time.sleep(0.001)
+            time.sleep(rng.random() * 0.05)
+            assert process.alive, process.text()
+            process.kill()
+        before, done = done, step_of(io.newest(root)[0])
+        assert before < done < STEPS
+        part = seen(samples)
+        assert min(part) == before
+        delivered |= {step: part[step] for step in range(before, done)}
+    pretrain(run, *options, "resume=auto", log="last", samples=tmp_path / "rest").succeed()
+    delivered |= seen(tmp_path / "rest")
+    assert {step: sorted(indices) for step, indices in delivered.items()} == {
+        step: sorted(indices) for step, indices in every.items()
+    }
+    assert sorted(step_of(path) for path in root.glob("step_*")) == list(range(1, STEPS + 1))
+    assert grad_norms(run) == pytest.approx(grad_norms(whole), rel=1e-6)
 
 
 @pytest.mark.slow
