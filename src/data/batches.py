@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from data.batch import LabelledBatch
 from data.dataset import BatchDataset
 from data.sampler import EvalSampler, TrainSampler
-from data.worker import heed_only_the_parent
+from data.worker import heed_only_the_parent, worker_context
 from swinmim.errors import DataError
 
 _FEW_BAD = 4  # damaged images that are always tolerated per epoch and process, however small the set
@@ -34,6 +34,7 @@ class BatchLoader(DataLoader[LabelledBatch]):
         dataset, sampler: what to read, and in which order.
         num_workers: loader processes; 0 reads in this one.
         max_bad_fraction: share of an epoch's images, over all ranks, that may be damaged; a few always may.
+        fork_safe: see `worker_context`; no set that this process has open is remote.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class BatchLoader(DataLoader[LabelledBatch]):
         sampler: TrainSampler | EvalSampler,
         num_workers: int,
         max_bad_fraction: float,
+        fork_safe: bool = True,
     ) -> None:
         dataset.watch(num_workers)
         super().__init__(
@@ -50,6 +52,7 @@ class BatchLoader(DataLoader[LabelledBatch]):
             num_workers=num_workers,
             collate_fn=_as_it_is,
             worker_init_fn=heed_only_the_parent,
+            multiprocessing_context=worker_context(num_workers, fork_safe),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
             prefetch_factor=4 if num_workers else None,

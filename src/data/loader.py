@@ -7,7 +7,6 @@ first epoch after a resume, begins at the batch that is due. Written against Lig
 
 import hashlib
 import math
-import os
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -27,7 +26,7 @@ from data.order import VERSION as ORDER_VERSION
 from data.order import Ints, accumulation, epoch_batches
 from data.sampler import EvalSampler, TrainSampler
 from data.shards import ShardSet
-from swinmim.distributed import local_rank, rank, world_size
+from swinmim.distributed import launch, local_rank, rank, world_size
 from swinmim.errors import ConfigError, DataError
 
 
@@ -158,7 +157,8 @@ class ShardData(LightningDataModule):
 
     def _fetch_ahead(self, coming: Iterator[Ints]) -> Ahead:
         """One thread per node, for all its ranks."""
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        launched = launch()
+        processes = launched.per_node if launched else self.trainer.num_devices if self.trainer else 1
         share = self.global_batch // self.world
         node = slice(self.rank * share, (self.rank + processes) * share)
         batch_bytes = sum(s.bytes for s in self.train.shards) / len(self.train) * share * processes
@@ -181,7 +181,8 @@ class ShardData(LightningDataModule):
         return self._loader(dataset, sampler)
 
     def _loader(self, dataset: BatchDataset, sampler: TrainSampler | EvalSampler) -> BatchLoader:
-        return BatchLoader(dataset, sampler, self.num_workers, self.max_bad_fraction)
+        fork_safe = self.train.fork_safe and self.val.fork_safe
+        return BatchLoader(dataset, sampler, self.num_workers, self.max_bad_fraction, fork_safe)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         self.host_batch = batch

@@ -37,6 +37,7 @@ class MixedSet(ShardSet):
         self.sets, self.weights = tuple(sets), np.array(weights) / sum(weights)
         self.path, self.classes = sets[0].path, ()
         self.channels, self.bits = sets[0].channels, sets[0].bits
+        self.fork_safe = all(part.fork_safe for part in sets)
         self.fingerprint = hashlib.sha256("".join(part.fingerprint for part in sets).encode()).hexdigest()
         self.shards = tuple(shard for part in sets for shard in part.shards)
         mean = sum(w * np.array(part.mean) for w, part in zip(self.weights, sets, strict=True))

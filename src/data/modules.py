@@ -102,11 +102,10 @@ class StreamData(PretrainData):
             key("start", self.seed, step) >> 1,
             rank=self.rank,
             world=self.world,
-            max_bad_fraction=self.max_bad_fraction,
             decoder=self.decoder,
             allow_insecure=self.train.allow_insecure,
         )
-        return StreamLoader(dataset, self.steps_per_epoch * self.accumulation, self.num_workers)
+        return StreamLoader(dataset, self.steps_per_epoch * self.accumulation, self.num_workers, self.max_bad_fraction)
 
     def state_dict(self) -> dict[str, Any]:
         return {"version": 1, "streaming": True}

@@ -8,10 +8,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from data.cache import open_remote
 from data.config import DataConfig
 from data.folder import FolderSource, read_folder
 from data.mix import MixedSet
-from data.remote import is_url, open_remote
+from data.remote import is_url
 from data.shards import VERSION, ShardSet, is_shard_set
 from data.stream import StreamSet
 from data.write import Source, WriteOptions, progress_bar, write_shards

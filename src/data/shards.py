@@ -28,7 +28,6 @@ VERSION = 1
 INDEX = np.dtype([("offset", "<i8"), ("size", "<u4"), ("label", "<i4"), ("suffix", "u1")])
 SUFFIXES = ("jpg", "png", "webp", "tif", "npy")
 
-_OPEN_FILES = 64  # per process; a lane works on few shards at a time
 _SHOWN = 50  # problems in one message
 
 
@@ -73,7 +72,12 @@ class ShardSet:
         fingerprint: sha256 of the manifest, which holds the sha256 of every shard.
         shards: the lines of the manifest.
         labels: int32 (N,), -1 where there is none.
+        fork_safe: loader processes may be forked while the set is open.
+        open_files: per process; a lane works on few shards at a time.
     """
+
+    fork_safe = True
+    open_files = 64
 
     def __init__(self, path: Path, manifest: dict[str, Any], fingerprint: str, index: NDArray[np.void]) -> None:
         self.path = path
@@ -158,6 +162,10 @@ class ShardSet:
         shard = int(self._ends.searchsorted(index, "right"))
         return shard, self.shards[shard].name
 
+    def file_of(self, number: int) -> Path:
+        """Where shard `number` lies on this machine."""
+        return self.path / self.shards[number].name
+
     def read(self, index: int) -> Record:
         """Read sample `index`.
 
@@ -173,8 +181,8 @@ class ShardSet:
         # The member's own header names it, so keys need no memory; and it tells when the shard is not what was indexed.
         if len(block) != BLOCK + size or _header_size(block) != size:
             raise DataError(
-                f"Sample {index} is not where the index says, in {self.path / name}. The file was changed while in use;"
-                " copy it again or write the shards again."
+                f"Sample {index} is not where the index says, in {self.file_of(number)}. The file was changed while in"
+                " use; copy it again or write the shards again."
             )
         folder, slash, name_in_it = block[:100].split(b"\0", 1)[0].decode(errors="replace").rpartition("/")
         return Record(folder + slash + name_in_it.split(".", 1)[0], block[BLOCK:], SUFFIXES[suffix], label, name)
@@ -184,7 +192,7 @@ class ShardSet:
         if file is None:
             file = self._open_shard(number)
             self._files[number] = file
-            if len(self._files) > _OPEN_FILES:
+            if len(self._files) > self.open_files:
                 os.close(self._files.popitem(last=False)[1])
         else:
             self._files.move_to_end(number)

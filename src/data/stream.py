@@ -1,53 +1,39 @@
-"""Streaming: WebDataset tars without an index, in random order with repetition. NOT exactly resumable.
-
-webdataset's own stages read tars and group members; the files are opened here, so that no `pipe:` ever runs, and
-decoded here, so that no pickle is ever loaded.
-"""
+"""Streaming: WebDataset tars without an index, in random order with repetition. NOT exactly resumable."""
 
 import itertools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from webdataset.shardlists import expand_urls
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from data.bands import Pixels
 from data.batch import LabelledBatch
 from data.dataset import Augment
 from data.decode import MAX_BYTES, DecodeError, Decoder, decode
+from data.foreign import BadShard, ForeignTars, Sample, find_shards
 from data.order import key, sample_seeds, words
 from data.part import measure
-from data.remote import Remote, check_url, is_url
+from data.remote import is_url
 from data.shards import ShardSet
-from data.worker import heed_only_the_parent
+from data.worker import heed_only_the_parent, worker_context
+from swinmim.distributed import is_main
 from swinmim.errors import DataError
 
 log = logging.getLogger(__name__)
 
-_IMAGES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "npy")
-_FEW_BAD = 16
+_FEW_BAD = 16  # damaged images that are always tolerated, per process
+_FEW_SHARDS = 4  # damaged shards, likewise
+_HOPELESS = 64  # damaged images, or shards without an image, one after the other; damaged shards: an eighth
+_EVERY = 16  # batches between two counts over all ranks: each waits for the device
 _MEASURED = 256
 _KEPT = 1000  # samples that are shuffled among each other
-
-
-def find_shards(path: str, *, allow_insecure: bool = False) -> list[str]:
-    """The tars of a directory, or the URLs that a pattern with {000..123} means.
-
-    Raises:
-        DataError: none, or a refused scheme.
-    """
-    if is_url(path):
-        check_url(path, allow_insecure=allow_insecure)
-        return list(expand_urls(path))
-    found = sorted(str(file) for file in Path(path).glob("*.tar")) if Path(path).is_dir() else list(expand_urls(path))
-    if not found or not Path(found[0]).is_file():
-        raise DataError(f"data.streaming reads WebDataset tars; {path} holds or means none.")
-    return found
+_KEPT_BYTES = 256 << 20  # and what they may take in each loader process
 
 
 class StreamSet(ShardSet):
@@ -68,6 +54,9 @@ class StreamSet(ShardSet):
         self.channels, self.bits = 3, 8
         self.samples, self.allow_insecure = samples, allow_insecure
         self.fingerprint = f"streaming {path}"
+        self.fork_safe = not any(is_url(url) for url in self.urls)
+        if is_main():
+            log.warning("data.streaming=true: images come in random order with repetition; no resume will be exact")
         self._measure()
 
     def __len__(self) -> int:
@@ -75,30 +64,46 @@ class StreamSet(ShardSet):
 
     def _measure(self) -> None:
         """Mean and deviation of the first images."""
-        stream = StreamDataset(self.urls, None, (1, 1), 3, 1, 0, allow_insecure=self.allow_insecure)
-        reasons = ["none found"]
+        tars, bad, undecodable = ForeignTars(allow_insecure=self.allow_insecure), [], []
+
+        def images() -> Iterator[Sample]:
+            for url in self.urls:
+                try:
+                    yield from tars.samples(url, patient=False)
+                except BadShard as error:
+                    log.warning("a shard cannot be read: %s", error)
+                    bad.append(str(error))
+                    if len(bad) == _FEW_SHARDS:  # no set to begin with
+                        return
 
         def readable() -> Iterator[Pixels]:
-            for _, data, _ in itertools.islice(stream.samples(0), _MEASURED):
+            for sample in itertools.islice(images(), _MEASURED):
                 try:
-                    yield decode(data)
+                    yield decode(sample.data)
                 except DecodeError as error:
-                    reasons.append(str(error))
+                    undecodable.append(str(error))
 
         found = measure(readable(), 3)
-        if found is None:
+        if found is None and undecodable:
             raise DataError(
                 f"Streaming reads colour images of 8 bits; none of the first images of {self.path} is one"
-                f" ({reasons[-1]}). Sets of other bands are read by index: python -m data.write index DIR --channels N"
+                f" ({undecodable[-1]}). Sets of other bands are read by index:"
+                " python -m data.write index DIR --channels N"
             )
+        if found is None:
+            reason = "; ".join(bad) or "no member is named like an image"
+            raise DataError(f"The first shards of {self.path} hold no image: {reason}.")
         self.mean, self.std = tuple(found[0]), tuple(found[1])
 
     def close(self) -> None:
         """Nothing is kept open."""
 
 
-class StreamDataset(IterableDataset[LabelledBatch]):
+class StreamDataset(IterableDataset[tuple[LabelledBatch, Tensor]]):
     """Micro-batches without end. Every rank and worker draws shards at random, with repetition, from its own seed.
+
+    Beside each batch lies what was met since the one before, int64 (5,): images, damaged images, shards, damaged
+    shards, and 1 when there is nothing left to read. Then the batch is black.
 
     Args:
         urls: of the shards.
@@ -106,13 +111,13 @@ class StreamDataset(IterableDataset[LabelledBatch]):
         batch_size: samples of a micro-batch.
         seed: of shards, shuffling and augmentation; another one for every start, since there is no position to keep.
         rank, world: this process among all.
-        max_bad_fraction: share of unreadable samples beyond which the run stops.
+        allow_insecure, first_pause: see `ForeignTars`.
     """
 
     def __init__(
         self,
         urls: list[str],
-        augment: Augment | None,
+        augment: Augment,
         resolution: tuple[int, int],
         channels: int,
         batch_size: int,
@@ -120,100 +125,113 @@ class StreamDataset(IterableDataset[LabelledBatch]):
         *,
         rank: int = 0,
         world: int = 1,
-        max_bad_fraction: float = 1e-3,
         decoder: Decoder = "turbo",
         allow_insecure: bool = False,
+        first_pause: float = 1.0,
     ) -> None:
         self.urls, self.augment, self.resolution, self.channels = urls, augment, resolution, channels
-        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
-        self.max_bad_fraction, self.decoder, self.allow_insecure = max_bad_fraction, decoder, allow_insecure
+        self.batch_size, self.seed, self.rank, self.world, self.decoder = batch_size, seed, rank, world, decoder
+        self.tars = ForeignTars(allow_insecure=allow_insecure, first_pause=first_pause)
+        self._met = torch.zeros(5, dtype=torch.int64)
 
-    def _open(self, url: str) -> BinaryIO:
-        if not is_url(url):
-            return open(url, "rb")
-        folder, _, name = url.rpartition("/")
-        stream: BinaryIO = Remote(folder, allow_insecure=self.allow_insecure).open(name)
-        return stream
-
-    def samples(self, stream: int) -> Iterator[tuple[str, bytes, int]]:
-        """("url key", image file, label) for ever, shuffled within a buffer; tars in keyed random order."""
-        kept: list[tuple[str, bytes, int]] = []
-        number = drawn = barren = 0
-        while True:
+    def samples(self, stream: int) -> Iterator[Sample]:
+        """Images, each drawn from a buffer that holds a thousand, or one pass over a smaller set. Ends when one shard
+        after the other holds none."""
+        kept: list[Sample] = []
+        held = drawn = barren = 0
+        full = False  # from then on one comes out for each that goes in
+        for number in itertools.count():
+            full |= number >= len(self.urls)
             url = self.urls[int(words(key("shards", self.seed, stream), np.array([number]))[0] % len(self.urls))]
-            number += 1
-            empty = True
-            with self._open(url) as file:
-                opened: Any = iter([{"url": url, "stream": file}])
-                for sample in group_by_keys(tar_file_expander(opened)):
-                    field = next((name for name in _IMAGES if name in sample), None)
-                    if field is None:
-                        continue
-                    label = int(sample["cls"]) if sample.get("cls", b"x").isdigit() else -1
-                    empty = False
-                    kept.append((f"{url} {sample['__key__']}", sample[field], label))
-                    if len(kept) > _KEPT:
+            self._met[2] += 1
+            try:
+                for sample in self.tars.samples(url):
+                    barren = 0
+                    kept.append(sample)
+                    held += len(sample.data)
+                    full |= len(kept) > _KEPT
+                    surplus = full
+                    while surplus or (held > _KEPT_BYTES and len(kept) > 1):
                         place = int(words(key("kept", self.seed, stream), np.array([drawn]))[0] % len(kept))
                         drawn += 1
                         kept[place], kept[-1] = kept[-1], kept[place]
+                        held -= len(kept[-1].data)
+                        surplus = False
                         yield kept.pop()
-            barren = barren + 1 if empty else 0
-            if barren > 10 * len(self.urls):
-                raise DataError(f"The {len(self.urls)} shards of the stream hold no image ({self.urls[0]}, ...).")
-            if number >= len(self.urls):  # a set smaller than the buffer
-                yield from kept
-                kept = []
+            except BadShard as error:
+                log.warning("a shard is damaged, the next takes its place: %s", error)
+                self._met[3] += 1
+                barren += _HOPELESS // 8  # on a server each takes half a minute
+            barren += 1
+            if barren > _HOPELESS:
+                return
 
-    def __iter__(self) -> Iterator[LabelledBatch]:
-        assert self.augment is not None
+    def _image(self, samples: Iterator[Sample], seed: int) -> tuple[Tensor, int, bool] | None:
+        """Picture, label, and whether it stands for another; None when there is none to be had."""
+        for damaged, sample in enumerate(itertools.islice(samples, _HOPELESS)):
+            self._met[0] += 1
+            try:
+                if len(sample.data) > MAX_BYTES:
+                    raise DecodeError(f"{len(sample.data)} bytes")
+                pixels = decode(sample.data, self.channels, decoder=self.decoder)
+            except DecodeError as error:
+                log.warning("cannot decode %s: %s; the next image takes its place", sample.name, error)
+                self._met[1] += 1
+            else:
+                return self.augment(pixels, seed), sample.label, damaged > 0
+        return None
+
+    def __iter__(self) -> Iterator[tuple[LabelledBatch, Tensor]]:
         worker = get_worker_info()
         stream = self.rank + self.world * (worker.id if worker is not None else 0)
         samples = self.samples(stream)
-        bad = seen = 0
-        for batch in range(2**62):
+        for batch in itertools.count():
             seeds = sample_seeds(key("stream", self.seed, stream), batch, np.arange(self.batch_size))
-            image = torch.empty((self.batch_size, *self.resolution, self.channels), dtype=torch.uint8)
-            label = torch.empty(self.batch_size, dtype=torch.int64)
+            image = torch.zeros((self.batch_size, *self.resolution, self.channels), dtype=torch.uint8)
+            label = torch.full((self.batch_size,), -1)
             substituted = torch.zeros(self.batch_size, dtype=torch.bool)
             for row, seed in enumerate(seeds.tolist()):
-                for name, data, number in samples:
-                    seen += 1
-                    try:
-                        if len(data) > MAX_BYTES:
-                            raise DecodeError(f"{len(data)} bytes")
-                        pixels = decode(data, self.channels, decoder=self.decoder)
-                    except DecodeError as error:
-                        log.warning("cannot decode %s: %s; the next image takes its place", name, error)
-                        bad, substituted[row] = bad + 1, True
-                        if bad > max(_FEW_BAD, self.max_bad_fraction * seen):
-                            limit = f"max_bad_fraction={self.max_bad_fraction}"
-                            raise DataError(f"{bad} of {seen} images are damaged, more than {limit}.") from error
-                        continue
-                    image[row], label[row] = self.augment(pixels, seed), number
+                found = self._image(samples, seed)
+                if found is None:
+                    self._met[4] = 1
                     break
-            yield {
-                "image": image,
-                "seed": torch.from_numpy(seeds),
-                "index": torch.full((self.batch_size,), -1),
-                "substituted": substituted,
-                "label": label,
-                "valid": torch.ones(self.batch_size, dtype=torch.bool),
-            }
+                image[row], label[row], substituted[row] = found
+            met, self._met = self._met, torch.zeros_like(self._met)
+            yield (
+                {
+                    "image": image,
+                    "seed": torch.from_numpy(seeds),
+                    "index": torch.full((self.batch_size,), -1),
+                    "substituted": substituted,
+                    "label": label,
+                    "valid": torch.ones(self.batch_size, dtype=torch.bool),
+                },
+                met,
+            )
 
 
 class StreamLoader(DataLoader[LabelledBatch]):
-    """So many micro-batches of a `StreamDataset`; the same number on every rank, whatever the shards hold."""
+    """So many micro-batches of a `StreamDataset`; the same number on every rank, whatever the shards hold.
 
-    def __init__(self, dataset: StreamDataset, batches: int, num_workers: int) -> None:
+    Args:
+        dataset: what to read.
+        batches: of an epoch.
+        num_workers: loader processes; 0 reads in this one.
+        max_bad_fraction: share of images, and of shards, over all ranks, that may be damaged; a few always may.
+    """
+
+    def __init__(self, dataset: StreamDataset, batches: int, num_workers: int, max_bad_fraction: float) -> None:
         super().__init__(
-            dataset,
+            dataset,  # type: ignore[arg-type]  # the counts beside the batches stay in here
             batch_size=None,
             num_workers=num_workers,
             worker_init_fn=heed_only_the_parent,
+            multiprocessing_context=worker_context(num_workers, not any(is_url(url) for url in dataset.urls)),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
         )
-        self._batches = batches
+        self._batches, self._max_bad_fraction = batches, max_bad_fraction
+        self._met = torch.zeros(5, dtype=torch.int64)
 
     def __len__(self) -> int:
         return self._batches
@@ -228,6 +246,31 @@ class StreamLoader(DataLoader[LabelledBatch]):
     def __iter__(self) -> Iterator[LabelledBatch]:  # type: ignore[override]
         # One stream over all epochs: starting again would repeat the same shards.
         if not hasattr(self, "_endless"):
-            self._endless = super().__iter__()
-        for _ in range(self._batches):
-            yield next(self._endless)
+            self._endless: Any = super().__iter__()
+        alone = not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
+        for number in range(1, self._batches + 1):
+            try:
+                batch, met = next(self._endless)
+            except DataError as error:
+                raise DataError(str(error).rpartition("DataError: ")[2]) from error  # without the worker's stack
+            self._met += met
+            if alone or number % _EVERY == 0 or number == self._batches:
+                self._agree(alone)
+            yield batch
+
+    def _agree(self, alone: bool) -> None:
+        """End the run on all ranks at the same batch: the others would wait for one that stops for ever."""
+        met, world = self._met, 1
+        if not alone:
+            world = dist.get_world_size()
+            met = met.to("cuda" if "nccl" in dist.get_backend() else "cpu", copy=True)
+            dist.all_reduce(met)
+        images, bad, shards, bad_shards, hopeless = met.tolist()
+        limit = f"max_bad_fraction={self._max_bad_fraction}"
+        named = "They are named in the warnings above."
+        if hopeless:
+            raise DataError(f"The stream holds no further image: {bad_shards} of {shards} shards are damaged. {named}")
+        if bad > max(_FEW_BAD * world, self._max_bad_fraction * images):
+            raise DataError(f"{bad} of {images} images are damaged, more than {limit}. {named}")
+        if bad_shards > max(_FEW_SHARDS * world, self._max_bad_fraction * shards):
+            raise DataError(f"{bad_shards} of {shards} shards are damaged, more than {limit}. {named}")

@@ -1,8 +1,11 @@
-"""What a loader process does with signals: its own run decides when it ends, not whoever signals everyone."""
+"""How loader processes start, and what they do with signals: their own run ends them, not whoever signals everyone."""
 
 import os
 import signal
 import threading
+from multiprocessing.context import BaseContext, SpawnContext, SpawnProcess
+
+_SIGNALS = {signal.SIGTERM, signal.SIGUSR1}
 
 
 def heed_only_the_parent(worker: int) -> None:
@@ -19,6 +22,29 @@ def heed_only_the_parent(worker: int) -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_wait_for_the_parent, name="sigterm", daemon=True).start()
+
+
+class _Spawned(SpawnProcess):
+    def start(self) -> None:
+        """Signals wait while the new process imports what it needs, until `heed_only_the_parent` decides."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Spawn(SpawnContext):
+    Process = _Spawned
+
+
+def worker_context(num_workers: int, fork_safe: bool) -> BaseContext | None:
+    """For `DataLoader(multiprocessing_context=...)`: torch's own way, or new processes where a fork does harm.
+
+    A forked process shares its parent's connections to servers. When it lets go of them, the parent's event loop no
+    longer hears of answers, and a fetch there waits until its time is over.
+    """
+    return _Spawn() if num_workers and not fork_safe else None
 
 
 def _wait_for_the_parent() -> None:
