@@ -120,8 +120,3 @@ def members(file: BinaryIO, name: str) -> Iterator[Member | None]:
             f"{name} goes on after its end mark at byte {end}: tars that were joined. What follows would be lost; keep"
             " them apart, or join them with tar --concatenate."
         )
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a member is what macOS and others put beside the files; folders are read without such too."""
-    return any(part == "__MACOSX" or (part.startswith(".") and part != ".") for part in name.split("/"))

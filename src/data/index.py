@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from data.archive import Member, is_hidden, members, write_file
+from data.archive import Member, members, write_file
 from data.bands import FULL_RANGE, Bits, Pixels
 from data.decode import MAX_BYTES, DecodeError, decode
+from data.folder import is_hidden
 from data.manifest import is_shard_name
 from data.order import permutation
 from data.part import measure
