@@ -185,7 +185,7 @@ def _opened(path: Path, remote: Remote, cache: ShardCache, fingerprint: str | No
 def _not_json(text: bytes) -> str | None:
     try:
         json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"it is no manifest but begins with {text[:40]!r} ({error})"
     return None
 

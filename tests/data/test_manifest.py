@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from data.remote import Remote, open_remote
+from data.cache import open_remote
+from data.remote import Remote
 from data.shards import INDEX, Shard, ShardSet, index_bytes
 from swinmim.errors import DataError
 
@@ -107,6 +108,7 @@ def test_a_sha256_never_leads_out_of_the_cache(copy, tmp_path, monkeypatch):
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "poetry.lock").write_text("precious")
     copy.write(shard={"sha256": str(tmp_path / "victim" / "poetry")})
+    monkeypatch.setattr(Remote, "read", lambda _, name, *__, **___: (copy.path / name).read_bytes())
     monkeypatch.setattr(Remote, "fetch", lambda _, name, dest, *__: shutil.copy(copy.path / name, dest))
     with pytest.raises(DataError, match=r"shards\[0\]\.sha256 must be 64 hexadecimal digits"):
         open_remote("https://example.com/set", tmp_path / "cache", 10**9)

@@ -102,7 +102,7 @@ def test_answers_without_end_do_not_fill_the_disk(server, tmp_path, monkeypatch)
     with pytest.raises(DataError, match="more than 100 bytes came"):
         reach(server, tmp_path)
     monkeypatch.undo()
-    monkeypatch.setattr("data.cache._HEADER", 0)
+    monkeypatch.setattr("data.shards.Shard.index_size", 100)
     with pytest.raises(DataError, match=r"index.npy cannot be read(?s:.*)more than \d+ bytes came"):
         reach(server, tmp_path)
 
