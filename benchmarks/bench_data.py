@@ -226,7 +226,7 @@ def main() -> None:
             "images": "photos" if given.photos else "made up",
             "machine": f"{platform.machine()}, {platform.processor() or 'unknown'}",
             "versions": {n: version(n) for n in ("torch", "torchvision", "pillow", "simplejpeg", "numpy")},
-            "note": "microseconds of CPU per image unless a unit is named; one thread; the machine was shared",
+            "note": "microseconds of CPU per image unless a unit is named; one thread",
         }
         ratios: dict[str, float] = {}
         for name, size in (("originals", None), ("256 px", 256)):
