@@ -48,6 +48,11 @@ def packed(dest: Path, read: Callable[[], Source], options: WriteOptions, label:
         except UserError:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+        except OSError as error:
+            raise DataError(
+                f"Folders are packed into data.cache_dir, but {error.filename or partial} cannot be written"
+                f" ({error.strerror or error}). Make room, or choose another data.cache_dir; the next start goes on here."
+            ) from error
         partial.rename(dest)
     _say(f"{report}; packed into {dest}" + (f" (reasons in {dest / 'bad.jsonl'})" if report.skipped else ""))
     return dest

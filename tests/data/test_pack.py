@@ -1,3 +1,4 @@
+import errno
 import pickle
 
 import pytest
@@ -63,6 +64,19 @@ def test_finetuning_needs_labels(tmp_path):
     source = make_folder(tmp_path / "in", 4, classes=())
     with pytest.raises(DataError, match="finetune needs labels"):
         open_labelled(source, tmp_path / "cache", FAST)
+
+
+def test_a_full_disk_is_named_and_packing_goes_on_where_it_was(tmp_path, monkeypatch):
+    source = make_folder(tmp_path / "in", 6, classes=())
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("os.fsync", full)
+        with pytest.raises(DataError, match=r"packed into data\.cache_dir.*\(No space left on device\)"):
+            pack(source, tmp_path / "cache", FAST)
+    assert len(ShardSet.open(pack(source, tmp_path / "cache", FAST))) == 6
 
 
 def test_a_set_travels_to_a_worker(shards):
