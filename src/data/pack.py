@@ -51,7 +51,7 @@ def packed(dest: Path, read: Callable[[], Source], options: WriteOptions, label:
         except OSError as error:
             raise DataError(
                 f"Folders are packed into data.cache_dir, but {error.filename or partial} cannot be written"
-                f" ({error.strerror or error}). Make room, or choose another data.cache_dir; the next start goes on here."
+                f" ({error.strerror or error}). Make room, or choose another data.cache_dir; the next start goes on."
             ) from error
         partial.rename(dest)
     _say(f"{report}; packed into {dest}" + (f" (reasons in {dest / 'bad.jsonl'})" if report.skipped else ""))
