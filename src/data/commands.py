@@ -122,7 +122,9 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
     add("min-side", int, "refuse smaller images")
     add("max-pixels", int, "refuse larger images")
     add_free("channels", "3 colour, 1 grey, other numbers for .npy and TIFF of that many bands", type=int)
-    add_free("bits", "stored per value; 16 takes .npy and TIFF and keeps their depth", type=int, choices=(8, 16))
+    add_free(
+        "bits", "stored per value; 16 takes .npy, TIFF and 16-bit PNG and keeps their depth", type=int, choices=(8, 16)
+    )
     add_free("value-range", "16-bit values that become 0 and 1", type=int, nargs=2, metavar=("LOW", "HIGH"))
     add("seed", int, "of the shuffle")
     add("shard-samples", int, "images per shard, at most")

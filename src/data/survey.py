@@ -62,11 +62,11 @@ def describe(shards: ShardSet) -> str:
     per_shard = shards.shard_sizes
     lines = [
         f"{shards.path}",
-        f"images    {len(shards):,} in {len(per_shard):,} shards of {min(per_shard)} to {max(per_shard)}",
+        f"images    {len(shards):,} in {len(per_shard):,} shards of {min(per_shard):,} to {max(per_shard):,}",
         f"bytes     {sum(s.bytes for s in shards.shards):,}; an image {sizes[0]:,} / {sizes[1]:,} / {sizes[2]:,}"
         " (p10 / median / p90)",
         f"channels  {shards.channels} of {shards.bits} bits; mean {_numbers(shards.mean)}, std {_numbers(shards.std)}",
-        f"print     {shards.fingerprint}",
+        f"manifest  sha256 {shards.fingerprint}",
     ]
     if shards.classes:
         counts = np.bincount(shards.labels[shards.labels >= 0], minlength=len(shards.classes))
