@@ -15,6 +15,7 @@ from multiprocessing.sharedctypes import Synchronized, SynchronizedArray
 from data.decode import DecodeError
 from data.encode import Encoded, EncodeOptions, encode
 from data.plan import Source
+from data.worker import end_with_parent
 from swinmim.errors import DataError
 
 Outcome = Encoded | str
@@ -55,15 +56,7 @@ class _Process:
         with started.get_lock():
             cls.place, started.value = started.value, started.value + 1
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers it, once
-        # Without this they would outlive a killed parent.
-        threading.Thread(target=cls._die_with_parent, daemon=True).start()
-
-    @staticmethod
-    def _die_with_parent() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
+        end_with_parent()
 
     @classmethod
     def encode(cls, positions: Sequence[int]) -> list[Outcome]:

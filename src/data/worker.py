@@ -1,5 +1,6 @@
 """How loader processes start, and what they do with signals: their own run ends them, not whoever signals everyone."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -10,18 +11,37 @@ _SIGNALS = {signal.SIGTERM, signal.SIGUSR1}
 
 def heed_only_the_parent(worker: int) -> None:
     """Ignore SIGUSR1, and SIGTERM unless the process that started this one sends it; end by SIGALRM, whatever that
-    process does with it. A `worker_init_fn`.
+    process does with it, and with it. A `worker_init_fn`.
 
     Schedulers signal every process of a job. The ranks answer with a last checkpoint and need their loaders for the
     steps until then; torch's own handler would end a loader at once, and with it the run.
     """
     del worker
-    if not hasattr(signal, "sigwaitinfo"):  # macOS
-        return
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_wait_for_the_parent, name="sigterm", daemon=True).start()
+    waits = hasattr(signal, "sigwaitinfo")  # not on macOS
+    if waits:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before any thread that could take it instead
+    parent = end_with_parent()
+    if waits:
+        threading.Thread(target=_wait_for, args=(parent,), name="sigterm", daemon=True).start()
+
+
+def end_with_parent() -> int:
+    """End this process when the one that started it is gone, also killed; returns that one's number.
+
+    Not `os.getppid`, which torch watches: under the start method forkserver that is the server, and it lives on.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
+    return parent.pid
 
 
 class _Spawned(SpawnProcess):
@@ -47,7 +67,7 @@ def worker_context(num_workers: int, fork_safe: bool) -> BaseContext | None:
     return _Spawn() if num_workers and not fork_safe else None
 
 
-def _wait_for_the_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+def _wait_for(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
