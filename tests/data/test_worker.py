@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,25 +14,19 @@ from data.worker import heed_only_the_parent
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
-def work(ready):
-    heed_only_the_parent(0)
-    ready.set()
-    time.sleep(60)
-
-
-def test_strangers_cannot_end_a_loader_and_its_parent_can():
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    worker = context.Process(target=work, args=(ready,), daemon=True)
-    worker.start()
-    assert ready.wait(10)
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_strangers_cannot_end_a_loader_and_its_parent_can(method):
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context(method), heed_only_the_parent, (0,))
+    worker = pool.submit(os.getpid).result()
+    (process,) = pool._processes.values()
     for name in ("TERM", "USR1", "TERM"):
-        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
-    worker.join(0.5)
-    assert worker.is_alive()
-    os.kill(worker.pid, signal.SIGTERM)
-    worker.join(10)
-    assert worker.exitcode == 0
+        subprocess.run(["kill", f"-{name}", str(worker)], check=True)
+    time.sleep(0.3)
+    assert pool.submit(os.getpid).result() == worker
+    os.kill(worker, signal.SIGTERM)
+    process.join(10)
+    assert process.exitcode == 0
+    pool.shutdown()
 
 
 RUN = """
@@ -74,7 +69,8 @@ def gone(pid):
 def test_loaders_end_with_a_run_that_is_killed_or_done(method, tmp_path):
     killed, loader = run(tmp_path, method, 60)
     killed.kill()
-    killed.communicate()
+    killed.wait()
+    killed.stdout.close()
     late = time.monotonic() + 10
     while not gone(loader) and time.monotonic() < late:
         time.sleep(0.05)
