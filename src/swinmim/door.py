@@ -44,6 +44,8 @@ NOT_FOR_USERS = (
     r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # Lightning 2.6.6 calling torch 2.15
     r".*does not have many workers",  # data.num_workers is the user's choice
     r".*smaller than the logging interval",
+    r".*`IterableDataset` has `__len__` defined",  # streams divide themselves among loader processes
+    r".*Total length of `list` across ranks is zero",  # streams hold nothing out
 )
 """Warnings of libraries that a user of the two commands can do nothing about."""
 
