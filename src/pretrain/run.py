@@ -185,7 +185,8 @@ def verdict(metrics: dict[str, float], output_dir: Path) -> str:
             f"held-out masked L1 {metrics['val/recon_loss']:.4f}; painting the mean colour gives "
             f"{metrics['val/mean_baseline']:.4f}, blurring the visible pixels {metrics['val/blur_baseline']:.4f}"
         )
-    lines.append(f"pictures  {output_dir / 'reconstructions'}")
+    if (pictures := output_dir / "reconstructions").is_dir():  # streams hold nothing out to draw
+        lines.append(f"pictures  {pictures}")
     lines.append(f"encoder   {output_dir / 'encoder'}")
     lines.append(f"next      python -m finetune ckpt={output_dir} data.path=LABELLED_FOLDER resolution=...")
     return "\n".join(lines)
