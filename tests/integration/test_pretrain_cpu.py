@@ -77,6 +77,29 @@ def test_five_bands_of_sixteen_bits_from_tiff_to_picture(tmp_path, run_pretrain)
     assert swinmim.load_encoder(tmp_path / "run").in_chans == 5
 
 
+@pytest.mark.filterwarnings("ignore:.*IterableDataset. has .__len__. defined")
+@pytest.mark.filterwarnings("ignore:.*Total length of .list. across ranks is zero")
+def test_a_stream_trains_and_says_that_its_resume_is_not_exact(
+    tmp_path, run_pretrain, read_losses, images, caplog, capsys
+):
+    tars = tmp_path / "tars"
+    assert write(["make", str(images), str(tars), "--shard-samples", "50"]) == 0
+    for file in tars.iterdir():
+        if file.suffix != ".tar":
+            file.unlink()
+    stream = (f"data.path={tars}", "data.streaming=true", "data.streaming_samples=128")
+    metrics = run_pretrain(tmp_path / "run", *stream, "trainer.max_epochs=1")
+    assert "no resume will be exact" in caplog.text
+    assert "val/recon_loss" not in metrics
+    assert "pictures" not in capsys.readouterr().out
+    more = ("trainer.max_epochs=2", "resume=auto", "allow_drift=[trainer.max_epochs]")
+    run_pretrain(tmp_path / "run", *stream, *more)
+    assert "this resume is not exact" in caplog.text
+    losses = read_losses(tmp_path / "run")
+    assert len(losses) == 8
+    assert losses[-1] < losses[0]
+
+
 def test_ten_steps_give_the_golden_losses(tmp_path, run_pretrain, read_losses):
     options = ("data.path=builtin:digits", "trainer.max_epochs=1", "trainer.max_steps=10", "schedule.warmup_epochs=0.1")
     run_pretrain(tmp_path / "run", *options, "drop_path=0.1")
