@@ -1,3 +1,8 @@
+import os
+
+# Before anything imports gcsfs, which reads it then: else it asks Google about buckets, over gRPC and for minutes.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+
 import pytest
 from made_images import make_folder
 

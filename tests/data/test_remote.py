@@ -235,9 +235,8 @@ def gs_options(url):
 
 
 @pytest.fixture(params=["hf", "gs"])
-def store(request, shard_dir, monkeypatch):
+def store(request, shard_dir):
     """The server, the URL of the set on it, and the options of the real client."""
-    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # asks about the bucket over gRPC
     if request.param == "hf":
         pytest.importorskip("huggingface_hub")
         with hugging_face(files_of(shard_dir)) as server:
