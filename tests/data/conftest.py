@@ -4,6 +4,7 @@ import os
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 import pytest
+from file_servers import file_server, forget_connections
 from made_images import make_folder
 
 from data.shards import ShardSet
@@ -44,3 +45,16 @@ def damaged(shard_dir, tmp_path):
         return shards
 
     return make
+
+
+@pytest.fixture
+def own_connections():
+    """Clients of servers that this test shares with no other."""
+    forget_connections()
+
+
+@pytest.fixture
+def server(shard_dir, own_connections):
+    """A file server with the set."""
+    with file_server(shard_dir) as server:
+        yield server

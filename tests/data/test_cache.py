@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from file_servers import file_server, forget_connections
+from file_servers import file_server
 
 from data.cache import open_remote
 from data.mix import MixedSet
@@ -20,22 +20,12 @@ from data.remote import Remote
 from swinmim.errors import DataError
 
 pytestmark = [
+    pytest.mark.usefixtures("own_connections"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # sockets of the servers
 ]
 
 SETTINGS = {"resolution": (16, 16), "seed": 3, "global_batch": 8, "batch_size": 8}
-
-
-@pytest.fixture(autouse=True)
-def own_connections():
-    forget_connections()
-
-
-@pytest.fixture
-def server(shard_dir):
-    with file_server(shard_dir) as server:
-        yield server
 
 
 def reach(server, cache, cache_bytes=10**9):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from file_servers import file_server, forget_connections
+from file_servers import file_server
 from object_stores import google_cloud, hugging_face
 
 from data.cache import open_remote
@@ -17,21 +17,11 @@ from data.shards import ShardSet
 from swinmim.errors import DataError
 
 pytestmark = [
+    pytest.mark.usefixtures("own_connections"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # sockets of the servers
     pytest.mark.filterwarnings("ignore::DeprecationWarning:botocore.*"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def own_connections():
-    forget_connections()
-
-
-@pytest.fixture
-def server(shard_dir):
-    with file_server(shard_dir) as server:
-        yield server
 
 
 def reach(server, cache, path=""):

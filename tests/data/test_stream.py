@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from file_servers import file_server, forget_connections
 
 from data.foreign import BadShard, ForeignTars, find_shards
 from data.modules import StreamData
@@ -110,13 +109,6 @@ def test_the_buffer_is_bounded_in_bytes(tmp_path, monkeypatch):
 def test_labels(tmp_path, text, label):
     numbered(tmp_path, 1, 2, b"x", text)
     assert [s.label for s in ForeignTars().samples(str(tmp_path / "0.tar"))] == [label] * 2
-
-
-@pytest.fixture
-def server(shard_dir):
-    forget_connections()
-    with file_server(shard_dir) as server:
-        yield server
 
 
 REMOTE = "/train-{000000..000005}.tar"

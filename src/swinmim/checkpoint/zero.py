@@ -87,7 +87,7 @@ def inspect(state: Path) -> Saved:
 def safe_loading() -> Iterator[None]:
     """Inside, every torch.load of DeepSpeed unpickles tensors, plain values and three types of DeepSpeed's only.
 
-    DeepSpeed asks for weights_only=False; torch lets the environment overrule that, and has no other switch.
+    DeepSpeed's own calls would take any pickle; torch lets the environment overrule them, and has no other switch.
 
     Raises:
         CheckpointError: a file holds anything else, and nothing of it has run.
