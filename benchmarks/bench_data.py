@@ -28,14 +28,16 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from data.augment import crop_box, resize
-from data.dataset import BatchDataset, RandomCrop
-from data.decode import decode
-from data.encode import EncodeOptions, encode
-from data.order import EpochOrder, ShardStarts
-from data.sampler import TrainSampler
-from data.shards import INDEX, Shard, ShardSet, index_bytes
-from data.write import WriteOptions, write_shards
+from data.codecs.decode import decode
+from data.codecs.encode import EncodeOptions, encode
+from data.loading.dataset import BatchDataset
+from data.loading.sampler import TrainSampler
+from data.loading.views import RandomCrop, crop_box, resize
+from data.order.epoch import EpochOrder, ShardStarts
+from data.shards.local import ShardSet
+from data.shards.manifest import Shard
+from data.shards.rows import INDEX, index_bytes
+from data.write.writer import WriteOptions, write_shards
 
 RESOLUTION = (192, 192)
 

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from pretrain.simmim import SimMIM
+from swinmim.memory import GIB, training_bytes
 from swinmim.models.architecture import Architecture, get_architecture
 from swinmim.models.swinv2 import SwinV2
-from swinmim.report import GIB, table, training_bytes
-from swinmim.training.strategy import BUCKET
+from swinmim.tables import table
+from swinmim.training.strategies.zero import BUCKET
 
 ROWS = (("single or ddp", 0), ("deepspeed_zero1", 1), ("deepspeed_zero2", 2), ("deepspeed_zero3", 3))
 GPUS = (1, 8, 64)

@@ -13,7 +13,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from swinmim.report import table
+from swinmim.tables import table
 
 SEEDS = (0, 1, 2)
 """Of labels and training; one run alone says little on so few images."""

@@ -3,7 +3,7 @@
 
 import sys
 
-from data.commands import main
+from data.write.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main())

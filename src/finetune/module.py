@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from data.batch import LabelledBatch
-from data.normalise import normalise, random_flip
+from data.loading.batch import LabelledBatch
+from data.loading.normalise import normalise, random_flip
 from finetune.config import FinetuneConfig
 from finetune.metrics import classification_metrics
 from finetune.tasks.classify import Classifier, Mixing, classification_loss

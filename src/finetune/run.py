@@ -9,13 +9,15 @@ from typing import Any
 import lightning as L
 import torch
 
-from data.augment import ClassifyAugment
-from data.modules import ClassifyData
-from data.order import accumulation, few_labels, split
-from data.pack import open_labelled, require_labels
-from data.shards import ShardSet
-from data.stats import Stats, resolve_stats
-from data.write import WriteOptions
+from data.loading.modules import ClassifyData
+from data.loading.stats import Stats, resolve_stats
+from data.loading.views import ClassifyAugment
+from data.open import open_labelled
+from data.order.epoch import accumulation
+from data.order.subsets import few_labels, split
+from data.shards.local import ShardSet
+from data.shards.set import require_labels
+from data.write.writer import WriteOptions
 from finetune.config import FinetuneConfig
 from finetune.module import ClassifyModule
 from finetune.tasks.classify import Classifier

@@ -4,7 +4,7 @@ from typing import Literal
 
 from data.config import DataConfig
 from swinmim.config import ModelConfig, schema
-from swinmim.training.callbacks.settings import ReconstructionsConfig
+from swinmim.training.callback_settings import ReconstructionsConfig
 from swinmim.training.settings import CallbacksConfig, RunConfig
 
 

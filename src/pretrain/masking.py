@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from data.normalise import MASK_STREAM, hash_bits
+from data.loading.normalise import MASK_STREAM, hash_bits
 
 
 def mask_grid(resolution: tuple[int, int], mask_unit: int) -> tuple[int, int]:

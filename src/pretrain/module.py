@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from data.batch import ImageBatch, LabelledBatch
+from data.loading.batch import ImageBatch, LabelledBatch
 from pretrain.config import PretrainConfig
 from pretrain.masking import blurred, mask_grid, upsample_mask, visible_mean
 from pretrain.prepare import Prepare, compiled_prepare_step, prepare_step

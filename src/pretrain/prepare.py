@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from data.normalise import normalise, random_flip
+from data.loading.normalise import normalise, random_flip
 from pretrain.masking import random_mask
 from pretrain.simmim import Target, make_target
 

@@ -10,14 +10,15 @@ import lightning as L
 import torch
 from torch import nn
 
-from data.modules import PretrainData, pretrain_data
-from data.order import accumulation
-from data.pack import open_data
-from data.shards import ShardSet
-from data.stats import resolve_stats
+from data.loading.modules import PretrainData, pretrain_data
+from data.loading.stats import resolve_stats
+from data.open import open_data
+from data.order.epoch import accumulation
+from data.shards.local import ShardSet
 from pretrain.config import PretrainConfig
 from pretrain.masking import mask_grid, num_masked
 from pretrain.module import PretrainModule
+from pretrain.reconstructions import Reconstructions
 from pretrain.simmim import SimMIM
 from swinmim.checkpoint.encoder import describe_encoder, load_encoder
 from swinmim.config import config_errors
@@ -27,7 +28,6 @@ from swinmim.models.architecture import get_architecture
 from swinmim.models.swinv2 import SwinV2
 from swinmim.optim.schedules import peak_lr, warmup_steps
 from swinmim.training.callbacks.checkpoint import Checkpoints
-from swinmim.training.callbacks.reconstructions import Reconstructions
 from swinmim.training.fit import make_plan, train
 from swinmim.training.module import Plan
 from swinmim.training.trainer import check_memory, check_world, resolve_precision

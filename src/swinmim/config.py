@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import re
 import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -152,12 +151,6 @@ def _child(node: Any, part: int | str) -> Any:
             return node[part]
         case _:
             return _ABSENT
-
-
-def holds_password(text: str) -> bool:
-    """Whether a URL in the text carries user:password@, or a token or signature among its parameters."""
-    parameter = r"://[^\s]*[?&][^=&\s]*(token|sig|secret|passw|credential|key)[^=&\s]*="
-    return re.search(rf"://[^/\s?#]*@|{parameter}", text, re.IGNORECASE) is not None
 
 
 def numbered(problems: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from swinmim.config import CONF_DIR, SEPARATOR, holds_password, load, nearest, numbered
+from swinmim.config import CONF_DIR, SEPARATOR, load, nearest, numbered
 from swinmim.distributed import agree, is_main, launch, local_rank, rank, world_size
 from swinmim.errors import ConfigError, UserError
 from swinmim.security import (
@@ -33,6 +33,7 @@ from swinmim.security import (
     split_arguments,
     tighten_umask,
 )
+from swinmim.urls import holds_password
 
 T = TypeVar("T")
 

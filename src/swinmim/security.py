@@ -8,8 +8,8 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from swinmim.config import holds_password
 from swinmim.errors import ConfigError
+from swinmim.urls import holds_password
 
 FLAGS = {
     **dict.fromkeys(("--help", "-h", "--hydra-help", "--version", "--resolve"), False),

@@ -7,8 +7,8 @@ import pytest
 from file_servers import file_server, forget_connections
 from made_images import make_folder
 
-from data.shards import ShardSet
-from data.write import WriteOptions, write_shards
+from data.shards.local import ShardSet
+from data.write.writer import WriteOptions, write_shards
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,8 @@ from swinmim.checkpoint import io, zero
 from swinmim.checkpoint.encoder import load_encoder
 from swinmim.errors import CheckpointError, ConfigError
 from swinmim.training.settings import StrategyConfig, ZeroConfig
-from swinmim.training.strategy import build_strategy, deepspeed_config
+from swinmim.training.strategies.build import build_strategy
+from swinmim.training.strategies.zero import deepspeed_config
 
 WORKER = Path(__file__).parents[1] / "support" / "zero_worker.py"
 HARD = (  # accumulation, clipping that bites, layer-wise rates, autocast and recomputation at once

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import swinmim
-from data.commands import main as write
+from data.write.__main__ import main as write
 from pretrain.config import PretrainConfig
 from pretrain.run import build_model
 from swinmim import door

@@ -6,7 +6,7 @@ import pytest
 import torch
 from no_sync import NoSync
 
-from data.normalise import normalise, random_flip
+from data.loading.normalise import normalise, random_flip
 from pretrain.masking import random_mask
 from pretrain.module import PretrainModule
 from pretrain.prepare import compiled_prepare_step, prepare_step

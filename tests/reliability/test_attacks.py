@@ -20,7 +20,7 @@ import pytest
 import torch
 from commands import ROOT, TINY, call, environment, tiny_images
 
-from data.commands import main as write
+from data.write.__main__ import main as write
 from pretrain.config import PretrainConfig
 from pretrain.module import PretrainModule
 from pretrain.run import run as pretrain

@@ -123,7 +123,7 @@ def _body(arguments: Sequence[str], environment: dict[str, str], log: Path, faul
         import zero_worker  # DeepSpeed on a CPU
 
         import pretrain.run
-        from swinmim.training import strategy
+        from swinmim.training.strategies import zero as strategy
 
         strategy.ZeroStrategy = zero_worker.CPUZeroStrategy  # type: ignore[misc]
         pretrain.run.check_world = lambda *_: None

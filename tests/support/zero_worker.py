@@ -24,7 +24,7 @@ from finetune.config import FinetuneConfig
 from pretrain.config import PretrainConfig
 from swinmim import door
 from swinmim.errors import UserError
-from swinmim.training import strategy
+from swinmim.training.strategies import zero as strategy
 
 # its shared-memory kernel is compiled at first use, which needs a compiler and can take minutes
 assert "deepspeed_shm_comm" in deepspeed.ops.__compatible_ops__

@@ -16,9 +16,9 @@ from swinmim import door
 from swinmim.config import CONF_DIR, load, schema
 from swinmim.door import check
 from swinmim.errors import ConfigError
+from swinmim.memory import GIB, training_bytes
 from swinmim.models.architecture import get_architecture
 from swinmim.optim.schedules import lr_factor, peak_lr
-from swinmim.report import GIB, training_bytes
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
 PRETRAIN = [name for name in EXPERIMENTS if "_ft" not in name]

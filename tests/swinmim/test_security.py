@@ -10,9 +10,10 @@ import pytest
 
 from pretrain.config import PretrainConfig
 from swinmim import door
-from swinmim.config import CONF_DIR, holds_password
+from swinmim.config import CONF_DIR
 from swinmim.errors import ConfigError
 from swinmim.security import split_arguments, tighten_umask
+from swinmim.urls import holds_password
 
 TOUCH = "{_target_: webdataset.gopen, url: 'pipe:touch canary'}"
 HANDLER = "{class: logging.FileHandler, filename: canary}"

@@ -13,16 +13,16 @@ from swinmim.checkpoint import io
 from swinmim.config import config_errors
 from swinmim.errors import CheckpointError, ConfigError
 from swinmim.optim.schedules import lr_factor
-from swinmim.report import settings
-from swinmim.training.callbacks.emergency import Emergency
-from swinmim.training.callbacks.heartbeat import Heartbeat
+from swinmim.tables import settings
 from swinmim.training.callbacks.last_validation import LastValidation
 from swinmim.training.callbacks.progress import Progress
 from swinmim.training.callbacks.randomness import StepRandomness
-from swinmim.training.callbacks.signals import Signals
-from swinmim.training.callbacks.stability import Stability
 from swinmim.training.callbacks.throughput import Throughput
 from swinmim.training.drift import check_drift
+from swinmim.training.faults.emergency import Emergency
+from swinmim.training.faults.heartbeat import Heartbeat
+from swinmim.training.faults.signals import Signals
+from swinmim.training.faults.stability import Stability
 from swinmim.training.module import Plan, TrainingModule
 from swinmim.training.settings import RunConfig
 from swinmim.training.trainer import build_loggers, build_trainer, resolve_precision

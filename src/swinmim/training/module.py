@@ -13,7 +13,8 @@ from swinmim.config import schema
 from swinmim.optim.build import OptimConfig, build_optimizer
 from swinmim.optim.schedules import ScheduleConfig
 from swinmim.training.finite import FiniteGuard
-from swinmim.training.strategy import ZeroStrategy, full_weights
+from swinmim.training.strategies.build import full_weights
+from swinmim.training.strategies.zero import ZeroStrategy
 
 
 @schema

@@ -8,7 +8,7 @@ from swinmim.models.attention import Attention
 from swinmim.models.recompute import Recompute
 from swinmim.optim.build import OptimConfig
 from swinmim.optim.schedules import ScheduleConfig
-from swinmim.training.callbacks.settings import CheckpointConfig, HeartbeatConfig, StabilityConfig
+from swinmim.training.callback_settings import CheckpointConfig, HeartbeatConfig, StabilityConfig
 
 
 @schema

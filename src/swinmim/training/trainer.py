@@ -12,11 +12,11 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 
 from swinmim.distributed import is_main
 from swinmim.errors import ConfigError
-from swinmim.report import GIB, host_memory, training_bytes
+from swinmim.memory import GIB, host_memory, training_bytes
 from swinmim.training.launch import check_launch, check_visible, cluster_environment
 from swinmim.training.settings import LoggerConfig, StrategyConfig, TrainerConfig
 from swinmim.training.state_io import StateIO
-from swinmim.training.strategy import build_strategy
+from swinmim.training.strategies.build import build_strategy
 from swinmim.training.wandb import build_wandb
 
 

@@ -6,7 +6,7 @@ from no_sync import NoSync
 from torch import nn
 from torch.optim import AdamW
 
-from swinmim.training.border import Border, sum_over_ranks
+from swinmim.training.faults.border import Border, sum_over_ranks
 from swinmim.training.finite import FiniteGuard, is_spike, poison
 
 BAD = [float("nan"), float("inf"), -float("inf"), -1.0]

@@ -17,7 +17,7 @@ from torch import Tensor
 from swinmim.checkpoint import io
 from swinmim.checkpoint.stream import Entry, HashedFile, digest
 from swinmim.errors import CheckpointError
-from swinmim.training.callbacks.settings import CheckpointConfig
+from swinmim.training.callback_settings import CheckpointConfig
 from swinmim.training.state_io import StateIO
 
 log = logging.getLogger(__name__)

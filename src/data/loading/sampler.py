@@ -1,0 +1,140 @@
+"""Which samples this process loads next: the pure order of `data/order/epoch.py` cut into this rank's micro-batches."""
+
+import copy
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from data.loading.ahead import Ahead
+from data.order.epoch import EpochOrder, ShardStarts, accumulation, epoch_batches, rank_slice
+from data.order.hashing import Ints
+from data.order.mixture import MixedOrder
+
+
+class Place(NamedTuple):
+    """One sample to deliver: epoch, global position in it, sample index in the shard set, and whether it counts."""
+
+    epoch: int
+    position: int
+    sample: int
+    valid: bool = True
+
+
+class TrainSampler(Sampler[list[Place]]):
+    """Micro-batches of one rank, epoch by epoch; a batch sampler for `DataLoader(batch_sampler=...)`.
+
+    Args:
+        indices: sorted sample indices that take part, int64.
+        sizes: how many of them lie in each shard.
+        global_batch: samples per optimizer step over all ranks.
+        batch_size: samples of one micro-batch of one rank.
+        rank, world: this process among all.
+        seed: key of the order.
+        epoch: the epoch to begin with.
+        start_batch: micro-batches of that first epoch to leave out; later epochs begin at 0.
+        lanes, block: see `EpochOrder`.
+        order: takes the place of `EpochOrder`; its batches are positions in `indices`.
+        ahead: starts to prepare what comes, from an iterator over the samples of the following global batches.
+        on_epoch: called by `set_epoch`, before the epoch is read.
+    """
+
+    def __init__(
+        self,
+        indices: Ints,
+        sizes: Ints,
+        global_batch: int,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        seed: int = 0,
+        epoch: int = 0,
+        start_batch: int = 0,
+        lanes: int = 1,
+        block: int = 8,
+        order: MixedOrder | None = None,
+        ahead: Callable[[Iterator[Ints]], Ahead] | None = None,
+        on_epoch: Callable[[int], None] | None = None,
+    ) -> None:
+        self.indices, self.shards = indices, ShardStarts(sizes)
+        self.global_batch, self.batch_size = global_batch, batch_size
+        self.seed, self.lanes, self.block = seed, lanes, block
+        self.accumulation = accumulation(global_batch, world, batch_size)
+        self.slice = rank_slice(global_batch, rank, world)
+        self._mixed, self._ahead = order, ahead
+        self.epoch = epoch
+        self._start_epoch, self._start_batch = epoch, start_batch
+        self._on_epoch = on_epoch
+
+    @property
+    def sampler(self) -> "TrainSampler":
+        """Lightning tells a loader's epoch to `loader.batch_sampler.sampler`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Read epoch `epoch` from the next `iter` on."""
+        self.epoch = epoch
+        if self._on_epoch is not None:
+            self._on_epoch(epoch)
+
+    def seek(self, epoch: int, start_batch: int) -> None:
+        """Leave out the first `start_batch` micro-batches of `epoch`, and of no other."""
+        self.epoch = self._start_epoch = epoch
+        self._start_batch = start_batch
+
+    def __len__(self) -> int:
+        """Micro-batches of a whole epoch, also where the first one is entered midway."""
+        return epoch_batches(len(self.indices), self.global_batch) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        epoch = self.epoch
+        start = self._start_batch if epoch == self._start_epoch else 0
+        batch = self._batches(epoch)
+        ahead = self._start_ahead(start // self.accumulation)
+        try:
+            for micro in range(start, len(self)):
+                step, part = divmod(micro, self.accumulation)
+                if part == 0 or micro == start:
+                    chosen = self.indices[batch(step)[self.slice]].tolist()
+                    if ahead is not None:
+                        ahead.advance()
+                begin = part * self.batch_size
+                first = step * self.global_batch + self.slice.start + begin
+                yield [Place(epoch, first + n, i) for n, i in enumerate(chosen[begin : begin + self.batch_size])]
+        finally:
+            if ahead is not None:
+                ahead.stop()
+
+    def _start_ahead(self, step: int) -> Ahead | None:
+        if self._ahead is None:
+            return None
+        # The thread has an order of its own: the one of this process keeps what it works on between calls.
+        other = self._batches(self.epoch)
+        return self._ahead(self.indices[other(s)] for s in range(step, len(self) // self.accumulation))
+
+    def _batches(self, epoch: int) -> Callable[[int], Ints]:
+        if self._mixed is not None:
+            return partial(copy.deepcopy(self._mixed).batch, epoch)
+        return EpochOrder(self.shards, self.global_batch, self.seed, epoch, lanes=self.lanes, block=self.block).batch
+
+
+class EvalSampler(Sampler[list[Place]]):
+    """All samples once, in order, the same on every pass; the last batches are filled with repeats marked invalid.
+
+    Every rank gets the same number of batches. Batch b of rank r holds positions (b * world + r) * batch_size onwards.
+    """
+
+    def __init__(self, indices: Ints, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
+        self.indices, self.batch_size, self.rank, self.world = indices, batch_size, rank, world
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // (self.batch_size * self.world))
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        count = len(self.indices)
+        for batch in range(len(self)):
+            positions = (batch * self.world + self.rank) * self.batch_size + np.arange(self.batch_size)
+            yield [Place(0, p, int(self.indices[p % count]), p < count) for p in positions.tolist()]

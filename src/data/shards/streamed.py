@@ -1,0 +1,84 @@
+"""What a run asks of a set, for tars without an index."""
+
+import itertools
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from data.codecs.bands import Pixels
+from data.codecs.decode import DecodeError, decode
+from data.codecs.statistics import measure
+from data.shards.local import ShardSet
+from data.shards.remote import is_url
+from data.shards.tar_stream import BadShard, ForeignTars, Sample, find_shards
+from swinmim.distributed import is_main
+from swinmim.errors import DataError
+
+log = logging.getLogger(__name__)
+
+
+_FEW_SHARDS = 4  # damaged shards, likewise
+_MEASURED = 256
+
+
+class StreamSet(ShardSet):
+    """What a run asks of a set, for tars without an index: colour images, unknown in number.
+
+    Args:
+        path: directory or pattern, see `find_shards`.
+        samples: images that count as an epoch.
+        allow_insecure: see `find_shards`.
+
+    Raises:
+        DataError: no shards, or no readable image among the first.
+    """
+
+    def __init__(self, path: str, samples: int, *, allow_insecure: bool = False) -> None:
+        self.urls = find_shards(path, allow_insecure=allow_insecure)
+        self.path, self.classes, self.shards = Path(path), (), ()
+        self.channels, self.bits = 3, 8
+        self.samples, self.allow_insecure = samples, allow_insecure
+        self.fingerprint = f"streaming {path}"
+        self.fork_safe = not any(is_url(url) for url in self.urls)
+        if is_main():
+            log.warning("data.streaming=true: images come in random order with repetition; no resume will be exact")
+        self._measure()
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def _measure(self) -> None:
+        """Mean and deviation of the first images."""
+        tars, bad, undecodable = ForeignTars(allow_insecure=self.allow_insecure), [], []
+
+        def images() -> Iterator[Sample]:
+            for url in self.urls:
+                try:
+                    yield from tars.samples(url, patient=False)
+                except BadShard as error:
+                    log.warning("a shard cannot be read: %s", error)
+                    bad.append(str(error))
+                    if len(bad) == _FEW_SHARDS:  # no set to begin with
+                        return
+
+        def readable() -> Iterator[Pixels]:
+            for sample in itertools.islice(images(), _MEASURED):
+                try:
+                    yield decode(sample.data)
+                except DecodeError as error:
+                    undecodable.append(str(error))
+
+        found = measure(readable(), 3)
+        if found is None and undecodable:
+            raise DataError(
+                f"Streaming reads colour images of 8 bits; none of the first images of {self.path} is one"
+                f" ({undecodable[-1]}). Sets of other bands are read by index:"
+                " python -m data.write index DIR --channels N"
+            )
+        if found is None:
+            reason = "; ".join(bad) or "no member is named like an image"
+            raise DataError(f"The first shards of {self.path} hold no image: {reason}.")
+        self.mean, self.std = tuple(found[0]), tuple(found[1])
+
+    def close(self) -> None:
+        """Nothing is kept open."""

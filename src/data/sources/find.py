@@ -1,0 +1,55 @@
+"""What a name on the command line means as a source of images."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from data.sources import hub, listing
+from data.sources.folder import read_folder
+from data.sources.source import Source, is_hidden, not_an_image
+from data.sources.tars import read_tars
+from swinmim.errors import DataError
+
+
+def find_source(name: str) -> Source:
+    """Open a folder of images, a list file, a tar, a folder of tars (WebDataset or ImageNet), or "hf-dataset:NAME".
+
+    Raises:
+        DataError: nothing of the kind, or nothing usable in it.
+    """
+    if name.startswith(hub.SCHEME):
+        return hub.read_dataset(name.removeprefix(hub.SCHEME))
+    if "://" in name:
+        raise DataError(
+            f"A source lies on this machine, got {name}. Download it first. (Training reads finished shard sets from"
+            " their URL: data.path=URL.)"
+        )
+    path = Path(name)
+    kind = path.suffix.lower()
+    if kind in listing.SUFFIXES and path.is_file():
+        return listing.read_list(path)
+    if kind == ".tar" and path.is_file():
+        return read_tars([path])
+    if kind in (".tgz", ".gz", ".bz2", ".xz", ".zip") and path.is_file():
+        raise DataError(
+            f"Single images of the compressed archive {path} cannot be read. Unpack it, or store it as .tar."
+        )
+    if path.is_dir() and (tars := sorted(path.glob("*.tar"))) and not any(_is_image(file) for file in path.iterdir()):
+        if image := next(_below(path), None):
+            raise DataError(
+                f"A folder holds either tars or folders of images; {path} has {tars[0].name} and {image}. Move the tars"
+                f" elsewhere to read the folders, or give the tars alone ({tars[0]}, or a folder of them)."
+            )
+        return read_tars(tars)
+    return read_folder(path)
+
+
+def _is_image(file: Path) -> bool:
+    return not is_hidden(file.name) and not_an_image(file.name) is None
+
+
+def _below(path: Path) -> Iterator[str]:
+    """Images in the visible folders of `path`, as paths from there."""
+    for root, folders, files in os.walk(path, followlinks=False):
+        folders[:] = sorted(folder for folder in folders if not is_hidden(folder))
+        yield from (os.path.relpath(os.path.join(root, file), path) for file in sorted(files) if _is_image(Path(file)))

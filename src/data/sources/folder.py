@@ -1,0 +1,120 @@
+"""What lies in a folder of images: a sorted listing, and classes where the tree has them."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data.sources.source import EXTENSIONS, Item, is_hidden, not_an_image
+from swinmim.errors import DataError
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """The images of a folder, sorted by path.
+
+    classes: sorted names of the first-level directories when every image lies in one of at least two; else empty.
+    skipped: (path, reason) of all else that is visible and not read.
+    notes: why there are no classes.
+    """
+
+    root: Path
+    items: Sequence[Item]
+    classes: tuple[str, ...]
+    folders: int
+    skipped: tuple[tuple[str, str], ...] = field(default=())
+    notes: tuple[str, ...] = ()
+
+    def load(self, position: int) -> bytes:
+        """The bytes of item `position`; raises OSError."""
+        return (self.root / self.items[position].name).read_bytes()
+
+
+def _walk(root: Path) -> tuple[list[tuple[str, os.stat_result]], list[tuple[str, str]]]:
+    """All visible files below root as ("a/b.jpg", stat), and (path, reason) of what cannot be read or was already.
+
+    Links are followed, each directory once.
+    """
+    found: list[tuple[str, os.stat_result]] = []
+    skipped: list[tuple[str, str]] = []
+    seen: set[tuple[int, int]] = set()
+    folders: list[tuple[Path, str]] = [(root, "")]
+    links: list[tuple[Path, str]] = []  # last, so that a folder that lies here goes by its own name
+    while folders or links:
+        directory, prefix = (folders or links).pop()
+        try:
+            stat = directory.stat()
+            if (stat.st_dev, stat.st_ino) in seen:
+                skipped.append((prefix.rstrip("/"), "a link to a folder that is read under another name"))
+                continue
+            seen.add((stat.st_dev, stat.st_ino))
+            with os.scandir(directory) as entries:
+                listed = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            if directory == root:
+                raise DataError(f"The folder {root} cannot be read ({error.strerror}).") from error
+            skipped.append((prefix.rstrip("/"), str(error.strerror)))
+            continue
+        for entry in listed:
+            name = prefix + entry.name
+            if is_hidden(entry.name):
+                continue
+            try:
+                if entry.is_dir():
+                    (links if entry.is_symlink() else folders).append((Path(entry.path), f"{name}/"))
+                elif entry.is_file():
+                    found.append((name, entry.stat()))
+                else:
+                    skipped.append((name, "a link to nothing" if entry.is_symlink() else "not a file"))
+            except OSError as error:
+                skipped.append((name, str(error.strerror)))
+    return sorted(found), skipped
+
+
+def read_folder(root: str | Path, classes: tuple[str, ...] | None = None) -> FolderSource:
+    """List a folder of any depth.
+
+    Args:
+        root: the folder.
+        classes: expected class names, for a second split of the same set; None finds them.
+
+    Raises:
+        DataError: the path is missing or no folder; it holds no images; or a class directory is not among `classes`.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise DataError(f"A source of images must exist, got {root} (from {Path.cwd()}). Check the spelling.")
+    if not root.is_dir():
+        raise DataError(f"A source is a folder of images, a list, a tar or a shard set, got the file {root}.")
+    images: list[tuple[str, os.stat_result]] = []
+    files, skipped = _walk(root)
+    for name, stat in files:
+        if (reason := not_an_image(name)) is None:
+            images.append((name, stat))
+        else:
+            skipped.append((name, reason))
+    if not images:
+        others = sorted({os.path.splitext(name)[1].lower().lstrip(".") or "none" for name, _ in skipped})
+        held = f"{len(skipped)} other files (extensions: {', '.join(others[:8])})" if skipped else "no files"
+        raise DataError(
+            f"No images found in {root}: it holds {held}. Accepted extensions: {', '.join(sorted(EXTENSIONS))}."
+        )
+    tops = [name.split("/", 1)[0] if "/" in name else None for name, _ in images]
+    named = {top for top in tops if top is not None}
+    notes: tuple[str, ...] = ()
+    if classes is None:
+        classes = tuple(sorted(named)) if None not in tops and len(named) > 1 else ()
+    elif unknown := sorted(named - set(classes)):
+        raise DataError(
+            f"Every split must have the same classes; {root} has {', '.join(unknown[:5])}, which training lacks."
+        )
+    if not classes:
+        stray = next((name for name, top in zip((name for name, _ in images), tops, strict=True) if top is None), None)
+        notes = (f"{stray} lies in no class folder" if stray else f"all images lie in the one folder {min(named)}",)
+    number = {name: label for label, name in enumerate(classes)}
+    items = [
+        Item(name, number.get(top, -1) if top is not None else -1, stat.st_size, stat.st_mtime_ns)
+        for (name, stat), top in zip(images, tops, strict=True)
+    ]
+    folders = len({name.rpartition("/")[0] for name, _ in images})
+    return FolderSource(root, items, classes, folders, tuple(sorted(skipped)), notes)

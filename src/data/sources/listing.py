@@ -1,0 +1,92 @@
+"""Images named in a list: CSV, TSV, JSON lines or parquet with the columns path and, optionally, label."""
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.sources.labels import label_text, number_labels
+from data.sources.source import Item
+from swinmim.errors import DataError
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class ListSource:
+    """The images of a list, in its order; paths are relative to the list's folder. Missing files are items too."""
+
+    root: Path
+    items: Sequence[Item]
+    classes: tuple[str, ...]
+    folders: int
+    skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def load(self, position: int) -> bytes:
+        """The bytes of item `position`; raises OSError."""
+        return (self.root / self.items[position].name).read_bytes()
+
+
+def _rows(path: Path) -> Iterable[dict[Any, Any]]:
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        try:
+            from pyarrow import parquet  # an extra
+        except ImportError as error:
+            raise DataError("Parquet lists need pyarrow: pip install 'swinmim[parquet]', or write a CSV.") from error
+        rows: list[dict[Any, Any]] = parquet.read_table(path).to_pylist()
+        return rows
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        if kind == ".jsonl":
+            rows = [json.loads(line) for line in file if line.strip()]
+            if odd := next((row for row in rows if not isinstance(row, dict)), None):
+                raise ValueError(f'a line is {json.dumps(odd)[:60]}; write {{"path": ..., "label": ...}}')
+            return rows
+        return list(csv.DictReader(file, delimiter="\t" if kind == ".tsv" else ",", skipinitialspace=True))
+
+
+def _path(value: object, place: str) -> str:
+    """The path of a row, or a name that no file has and that says what is wrong."""
+    if isinstance(value, str) and value.strip() and "\0" not in value:
+        return value
+    return f"{place}: no path" if value in (None, "") else f"{place}: no path but {value!r:.60}"
+
+
+def read_list(path: str | Path) -> ListSource:
+    """Read a list of images. Labels are names or numbers, see `labels.number_labels`.
+
+    Raises:
+        DataError: unreadable, no column `path`, labels that cannot be used, or no file of it exists.
+    """
+    path = Path(path)
+    try:
+        rows = [{str(key).strip().lower(): value for key, value in row.items()} for row in _rows(path)]
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"The list {path} cannot be read ({error}).") from error
+    if not rows:
+        raise DataError(f"A list names at least one image, {path} names none. Its first line holds the columns.")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    if any("path" not in row for row in rows):
+        raise DataError(f"A list needs the columns path and, optionally, label; {path} has {', '.join(columns)}.")
+    names = [_path(row["path"], f"{path.name} row {number}") for number, row in enumerate(rows, 1)]
+    texts = [label_text(row.get("label")) for row in rows]
+    classes, labels = number_labels(texts, str(path))
+    notes = [] if classes else [f"{path.name} has {'only empty labels' if 'label' in columns else 'no column label'}"]
+    if twice := len(set(zip(names, labels, strict=True))) - len(set(names)):
+        notes.append(f"warning: {twice:,} files are listed with different labels")
+    items, missing = [], 0
+    for name, label in zip(names, labels, strict=True):
+        file = path.parent / name
+        if file.is_file():
+            found = file.stat()
+            items.append(Item(name, label, found.st_size, found.st_mtime_ns))
+        else:
+            missing += 1  # the writer meets it again, names it, and counts it with the unreadable ones
+            items.append(Item(name, label, 0, 0))
+    if missing == len(rows):
+        raise DataError(f"None of the {len(rows)} files that {path} lists exists. Paths count from {path.parent}.")
+    folders = len({name.rpartition("/")[0] for name in names})
+    return ListSource(path.parent, items, classes, folders, notes=tuple(notes))

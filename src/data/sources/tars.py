@@ -1,0 +1,232 @@
+"""Images that lie in tars: ImageNet's (a tar a class, or tars in a tar), a packed folder, or WebDataset shards."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from data.codecs.bands import FULL_RANGE, Bits
+from data.shards.archive import Member, members
+from data.shards.manifest import read_manifest
+from data.sources.labels import number_labels
+from data.sources.source import Item, is_hidden, not_an_image
+from swinmim.errors import DataError
+
+
+class _Found(NamedTuple):
+    name: str
+    tar: int
+    member: Member
+    label: str | None
+
+
+class Stored(NamedTuple):
+    """How the images of a shard set are stored; 16-bit values were scaled from `value_range` when it was written."""
+
+    channels: int
+    bits: Bits
+    value_range: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class TarSource:
+    """Images at known places of uncompressed tars; each is read on its own.
+
+    places: (number of the tar, first byte, bytes) of each item.
+    stored: where a manifest lies beside the tars.
+    """
+
+    tars: Sequence[Path]
+    places: Sequence[tuple[int, int, int]]
+    items: Sequence[Item]
+    classes: tuple[str, ...]
+    folders: int
+    skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    stored: Stored | None = None
+
+    def load(self, position: int) -> bytes:
+        """The bytes of item `position`; raises OSError."""
+        tar, offset, size = self.places[position]
+        file = os.open(self.tars[tar], os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.pread(file, size, offset)
+        finally:
+            os.close(file)
+        if len(data) != size:
+            raise OSError(f"{self.tars[tar]} ended early")
+        return data
+
+
+def _inside(file: BinaryIO, name: str, base: int) -> list[tuple[str | None, Member | None]]:
+    """Members, None for a link, with the name of the tar in the tar that holds them, None at the top.
+
+    Offsets count from the outside. What no listing shows is left out, as in folders.
+    """
+    found: list[tuple[str | None, Member | None]] = []
+    for member in members(file, name):
+        if member is not None and is_hidden(member.name):
+            continue
+        if member is not None and member.name.endswith(".tar") and base == 0:
+            part = _Window(file, member.offset, member.size)
+            inner = Path(member.name).stem
+            for _, deep in _inside(part, f"{name}/{member.name}", member.offset):  # type: ignore[arg-type]
+                found.append((inner, deep and deep._replace(offset=deep.offset + member.offset)))
+        else:
+            found.append((None, member))
+    return found
+
+
+class _Window:
+    """A part of a file as a file of its own: a tar in a tar."""
+
+    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
+        self._file, self._start, self._size, self._at = file, start, size, 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, count: int = -1) -> bytes:
+        left = max(0, self._size - self._at)
+        data = os.pread(self._file.fileno(), left if count < 0 else min(count, left), self._start + self._at)
+        self._at += len(data)
+        return data
+
+
+class _Tar(NamedTuple):
+    number: int
+    path: Path
+    members: list[tuple[str | None, Member]]
+
+    def shown(self, inner: str | None, member: Member) -> str:
+        return f"{self.path.name}/{f'{inner}/' if inner else ''}{member.name}"
+
+
+def _by_place(tar: _Tar, skipped: list[tuple[str, str]]) -> list[_Found]:
+    """Images with the inner tar, the tar, or the folder that they lie in as label."""
+    names = [(inner, member.name) for inner, member in tar.members]
+    if len(set(names)) != len(names):
+        twice = next(name for (_, name), count in Counter(names).items() if count > 1)
+        raise DataError(f"{tar.path} holds {twice} twice. Remove one of them.")
+    own = bool(names) and all(Path(name).name.startswith(tar.path.stem + "_") for _, name in names)
+    found = []
+    for inner, member in tar.members:
+        if (reason := not_an_image(member.name)) is None:
+            label = inner or (tar.path.stem if own else Path(member.name).parent.name or None)
+            found.append(_Found(tar.shown(inner, member), tar.number, member, label))
+        elif not member.name.endswith((".json", ".txt")):
+            skipped.append((tar.shown(inner, member), reason))
+    return found
+
+
+def _by_key(tar: _Tar, skipped: list[tuple[str, str]]) -> list[_Found]:
+    """Images with the `.cls` of their sample as label; as in `data.index`, a key ends at the first dot of a name."""
+    texts: dict[tuple[str | None, str], str] = {}
+    images: dict[tuple[str | None, str], list[tuple[str, Member]]] = {}
+    with tar.path.open("rb") as file:
+        for inner, member in tar.members:
+            folder, _, base = member.name.rpartition("/")
+            stem, _, suffix = base.partition(".")
+            key = (inner, f"{folder}/{stem}")
+            if suffix.lower() == "cls":
+                if key in texts:
+                    raise DataError(f"{tar.path} holds {member.name} twice (case aside). Remove one of them.")
+                text = os.pread(file.fileno(), min(member.size, 256), member.offset)
+                texts[key] = text.decode(errors="replace").strip()
+            elif (reason := not_an_image(member.name)) is None:
+                images.setdefault(key, []).append((suffix, member))
+            elif not member.name.endswith((".json", ".txt")):
+                skipped.append((tar.shown(inner, member), reason))
+    found = []
+    for key, held in images.items():
+        plain = [(suffix, member) for suffix, member in held if "." not in suffix]
+        if len(plain) > 1:
+            raise DataError(
+                f"{tar.path}: {key[1].lstrip('/')} has {len(plain)} images ({', '.join(s for s, _ in plain)}); which"
+                " one is meant? Remove the others."
+            )
+        for suffix, member in held:
+            if plain and "." in suffix:
+                skipped.append((tar.shown(key[0], member), "a further image of a sample"))
+            else:
+                found.append(_Found(tar.shown(key[0], member), tar.number, member, texts.get(key) or None))
+    return found
+
+
+def _manifest(paths: Sequence[Path]) -> dict[str, Any] | None:
+    """The manifest beside these tars, when it is theirs."""
+    try:
+        _, manifest = read_manifest(paths[0].parent)
+    except DataError:
+        return None
+    return manifest if {path.name for path in paths} <= {line["name"] for line in manifest["shards"]} else None
+
+
+def read_tars(paths: Sequence[Path]) -> TarSource:
+    """List the images of tars.
+
+    Where any sample has a `.cls` (WebDataset), these are the labels, and the manifest beside them knows their names;
+    samples without one have none. Otherwise a label is the tar in a tar that an image lies in, or its tar where all
+    names begin with the tar's (ImageNet), or its folder, when all images lie in one of at least two.
+
+    Raises:
+        DataError: a damaged tar, the same name twice in a tar, labels that cannot be used, or no images.
+    """
+    tars: list[_Tar] = []
+    times: list[int] = []
+    skipped: list[tuple[str, str]] = []
+    for number, path in enumerate(paths):
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            raise DataError(f"{path} cannot be opened ({error.strerror}).") from error
+        with file:
+            times.append(os.fstat(file.fileno()).st_mtime_ns)
+            listed = _inside(file, str(path), 0)
+        tars.append(_Tar(number, path, [(inner, member) for inner, member in listed if member is not None]))
+        if links := len(listed) - len(tars[-1].members):
+            skipped.append((path.name, f"{links} links or special files"))
+    keyed = any(member.name.lower().endswith(".cls") for tar in tars for _, member in tar.members)
+    found = sorted(entry for tar in tars for entry in (_by_key if keyed else _by_place)(tar, skipped))
+    if not found:
+        raise DataError(f"No images found in {', '.join(str(path) for path in paths[:3])}.")
+    manifest = _manifest(paths)
+    texts = [entry.label for entry in found]
+    notes: list[str] = []
+    classes: tuple[str, ...] = ()
+    labels = [-1] * len(found)
+    if keyed:
+        classes, labels = number_labels(texts, str(paths[0].parent), (manifest or {}).get("classes", ()), gaps=True)
+        if bare := texts.count(None):
+            notes.append(f"warning: {bare:,} of {len(texts):,} samples have no .cls")
+    elif None not in texts and len(set(texts)) > 1:
+        classes = tuple(sorted({text for text in texts if text is not None}))
+        number_of = {name: n for n, name in enumerate(classes)}
+        labels = [number_of[text] for text in texts if text is not None]
+    else:
+        stray = next((entry.name for entry in found if entry.label is None), None)
+        notes.append("no .cls members, and " + (f"{stray} lies in no folder" if stray else "one folder only"))
+    items = [
+        Item(entry.name, label, entry.member.size, times[entry.tar]) for entry, label in zip(found, labels, strict=True)
+    ]
+    return TarSource(
+        [path.absolute() for path in paths],
+        [(entry.tar, entry.member.offset, entry.member.size) for entry in found],
+        items,
+        classes,
+        len({entry.name.rpartition("/")[0] for entry in found}),
+        tuple(sorted(skipped)),
+        tuple(notes),
+        _stored(manifest) if manifest else None,
+    )
+
+
+def _stored(manifest: dict[str, Any]) -> Stored:
+    low, high = manifest.get("value_range", FULL_RANGE)
+    return Stored(manifest["channels"], manifest.get("bits", 8), (low, high))

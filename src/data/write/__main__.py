@@ -1,0 +1,194 @@
+"""The commands around shard sets: make, index, verify, info, leaks."""
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.shards.local import ShardSet
+from data.sources.find import find_source
+from data.sources.source import Source
+from data.sources.tars import TarSource
+from data.write.destination import check_destination
+from data.write.duplicates import duplicates, leaks
+from data.write.index import index_tars
+from data.write.plan import WriteOptions, plan
+from data.write.survey import contact_sheet, describe, verify
+from data.write.writer import labels_in_words, progress_bar, write_shards
+from swinmim.errors import ConfigError, DataError, UserError
+
+_SHOWN = 20
+
+
+def _make(given: argparse.Namespace) -> int:
+    source = find_source(given.source)
+    stored = source.stored if isinstance(source, TarSource) else None
+    chosen = {
+        name: value
+        for name in WriteOptions.__dataclass_fields__
+        if (value := getattr(given, name)) is not None or name in ("resize", "limit")
+    }
+    if stored is not None:
+        if given.value_range is not None:
+            raise ConfigError(f"--value-range is for new images; {given.source} was scaled when it was written.")
+        chosen = {"channels": stored.channels, "bits": stored.bits} | chosen
+    options = WriteOptions(**chosen)
+    if given.dry_run:
+        return _say_plan(source, Path(given.dest), options)
+    with progress_bar("writing") as progress:
+        report = write_shards(source, given.dest, options, progress, verify=given.verify)
+    print(f"{report}\nwrote {report.shards} shard(s) to {given.dest}")
+    if report.skipped:
+        print(f"the skipped files and reasons are in {Path(given.dest) / 'bad.jsonl'}")
+    return 0
+
+
+def _say_plan(source: Source, dest: Path, options: WriteOptions) -> int:
+    check_destination(source, dest, options)
+    same = duplicates(source) if options.dedup == "exact" else {}
+    planned = plan(source.items, options, frozenset(same))
+    size = sum(source.items[n].size for positions in planned.shards for n in positions)
+    print(
+        f"would write {planned.images:,} images ({f'{size:,}' if size else 'an unknown number of'} bytes at the source,"
+        f" {labels_in_words(len(source.classes), source.notes)}) as {len(planned.shards)} shard(s);"
+        f" {len(source.skipped) + len(same)} other files would be skipped"
+    )
+    return 0
+
+
+def _index(given: argparse.Namespace) -> int:
+    classes = Path(given.classes).read_text().removesuffix("\n").split("\n") if given.classes else None
+    report = index_tars(given.path, channels=given.channels, bits=given.bits, classes=classes)
+    print(f"indexed {report.samples:,} samples")
+    for reason, count in report.ignored.items():
+        if count:
+            print(f"left out {count:,} {reason}")
+    for line in report.warnings[:_SHOWN]:
+        print(f"warning: {line}", file=sys.stderr)
+    return 0
+
+
+def _verify(given: argparse.Namespace) -> int:
+    with progress_bar("verifying") as progress:
+        problems = verify(given.path, images=given.images, progress=progress)
+    print("\n".join(problems) or f"{given.path} is whole")
+    return 3 if problems else 0
+
+
+def _info(given: argparse.Namespace) -> int:
+    shards = ShardSet.open(given.path)
+    print(describe(shards))
+    if given.sheet:
+        sheet = contact_sheet(shards, bands=given.bands)
+        try:
+            sheet.save(given.sheet)
+        except ValueError as error:
+            raise ConfigError(f"The name of a sheet ends in .png or .jpg, got {given.sheet}.") from error
+        print(f"sheet     {given.sheet}")
+    return 0
+
+
+def _leaks(given: argparse.Namespace) -> int:
+    pairs = leaks(ShardSet.open(given.one), ShardSet.open(given.two), pictures=given.pictures)
+    for one, two in pairs[:_SHOWN]:
+        print(f"{one} = {two}")
+    found = len({one for one, _ in pairs})
+    print(f"{found:,} images of {given.one} are in {given.two} too ({len(pairs):,} pairs)")
+    return 3 if pairs else 0
+
+
+def _number(text: str) -> int | None:
+    return None if text == "none" else int(text)
+
+
+def _add_make(parser: argparse.ArgumentParser) -> None:
+    defaults = WriteOptions(max_bad_ratio=0.01)
+
+    def add(name: str, kind: Callable[[str], object], text: str) -> None:
+        default = getattr(defaults, name.replace("-", "_"))
+        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{text} (default {default})")
+
+    def add_free(name: str, text: str, **kind: Any) -> None:
+        # None: as the source is stored, where that is known
+        default = getattr(defaults, name.replace("-", "_"))
+        parser.add_argument(f"--{name}", help=f"{text} (default {default}; of shards, theirs)", **kind)
+
+    parser.add_argument("source", help="folder of images (first-level folders are classes), list file (.csv .tsv .jsonl"
+                        " .parquet with path,label), tar, folder of tars, or hf-dataset:NAME@SPLIT")  # fmt: skip
+    parser.add_argument("dest", help="new directory for the shards, or an interrupted one")
+    add("resize", _number, "shorter side in pixels; none keeps originals")
+    add("quality", int, "JPEG quality of what is encoded anew")
+    add("min-side", int, "refuse smaller images")
+    add("max-pixels", int, "refuse larger images")
+    add_free("channels", "3 colour, 1 grey, other numbers for .npy and TIFF of that many bands", type=int)
+    add_free(
+        "bits", "stored per value; 16 takes .npy, TIFF and 16-bit PNG and keeps their depth", type=int, choices=(8, 16)
+    )
+    add_free("value-range", "16-bit values that become 0 and 1", type=int, nargs=2, metavar=("LOW", "HIGH"))
+    add("seed", int, "of the shuffle")
+    add("shard-samples", int, "images per shard, at most")
+    add("shard-bytes", int, "source bytes per shard, at most")
+    parser.add_argument("--dedup", choices=("none", "exact"), default="none", help="leave out equal files")
+    add("limit", int, "write so many images only")
+    add("max-bad-ratio", float, "fail beyond this share of unreadable images")
+    parser.add_argument("--workers", type=int, default=0, help="processes that encode (default: one per core)")
+    parser.add_argument("--verify", action="store_true", help="when resuming, read finished shards through")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be written")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m data.write", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    make = commands.add_parser("make", help="write a shard set (the default: SOURCE DEST is enough)")
+    _add_make(make)
+    make.set_defaults(run=_make)
+    index = commands.add_parser("index", help="make a directory of WebDataset tars addressable")
+    index.add_argument("path")
+    index.add_argument("--channels", type=int, default=3)
+    index.add_argument("--bits", type=int, choices=(8, 16), default=8)
+    index.add_argument("--classes", help="file with one class name a line, in label order")
+    index.set_defaults(run=_index)
+    check = commands.add_parser("verify", help="compare every byte with the manifest")
+    check.add_argument("path")
+    check.add_argument("--images", action="store_true", help="decode every image too")
+    check.set_defaults(run=_verify)
+    info = commands.add_parser("info", help="describe a shard set")
+    info.add_argument("path")
+    info.add_argument("--sheet", metavar="PNG", help="draw some of its images into this file")
+    info.add_argument("--bands", type=int, nargs=3, help="channels shown as red, green, blue")
+    info.set_defaults(run=_info)
+    leak = commands.add_parser("leaks", help="find samples of one set in another")
+    leak.add_argument("one")
+    leak.add_argument("two")
+    leak.add_argument("--pictures", action="store_true", help="also the same picture in another size or quality")
+    leak.set_defaults(run=_leaks)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    commands = ("make", "index", "verify", "info", "leaks", "-h", "--help")
+    if given and given[0] not in commands:
+        given.insert(0, "make")
+    parsed = _parser().parse_args(given)
+    try:
+        return int(parsed.run(parsed))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        where = f"{error.filename}: " if error.filename else ""
+        fix = " The shards that are done are kept: make room and call again." if full else ""
+        print(f"error: {where}{error.strerror or error}.{fix}", file=sys.stderr)
+        return DataError.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; an unfinished set goes on when the same command is given again", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""A folder of images, packed once into a cache and reused."""
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from data.shards.manifest import VERSION, is_shard_set
+from data.sources.folder import FolderSource, read_folder
+from data.write.writer import Source, WriteOptions, progress_bar, write_shards
+from swinmim.distributed import is_main
+from swinmim.errors import DataError, UserError
+
+
+def _say(text: str) -> None:
+    if is_main():
+        print(text, flush=True)
+
+
+def packed(dest: Path, read: Callable[[], Source], options: WriteOptions, label: str = "packing") -> Path:
+    """The shard set at `dest`, written now if it is not there; safe to call from many processes at once."""
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    if is_shard_set(dest):
+        _say(f"using the packed images in {dest}")
+        return dest
+    with open(dest.with_name(dest.name + ".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if is_shard_set(dest):  # another process wrote it while this one waited
+            return dest
+        partial = dest.with_name(f"{dest.name}.partial")  # the lock keeps others out; a killed packing goes on here
+        try:
+            with progress_bar(label) as progress:
+                report = write_shards(read(), partial, options, progress)
+        except UserError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        except OSError as error:
+            raise DataError(
+                f"Folders are packed into data.cache_dir, but {error.filename or partial} cannot be written"
+                f" ({error.strerror or error}). Make room, or choose another data.cache_dir; the next start goes on."
+            ) from error
+        partial.rename(dest)
+    _say(f"{report}; packed into {dest}" + (f" (reasons in {dest / 'bad.jsonl'})" if report.skipped else ""))
+    return dest
+
+
+def _cache_name(source: FolderSource, options: WriteOptions) -> str:
+    listing = [(item.name, item.label, item.size, item.mtime_ns) for item in source.items]
+    text = json.dumps([VERSION, str(source.root.resolve()), options.recorded(), source.classes, listing])
+    return f"{source.root.resolve().name or 'root'}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def pack(
+    folder: str | Path,
+    cache_dir: str | Path,
+    options: WriteOptions | None = None,
+    classes: tuple[str, ...] | None = None,
+) -> Path:
+    """Pack a folder of images into `cache_dir`, or find it there; says which, with what was found.
+
+    The copy is reused as long as the listing (paths, sizes, times) and the options stay the same.
+
+    Raises:
+        DataError: path missing, no images, nothing usable, or classes that differ from `classes`.
+    """
+    options = options or WriteOptions()
+    source = read_folder(folder, classes)
+    dest = Path(cache_dir) / _cache_name(source, options)
+    return packed(dest, lambda: source, options, f"packing {source.root.name}")

@@ -1,0 +1,97 @@
+"""One shard: written whole, under a temporary name until then, with a note of what is in it for a later resume."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data.shards.archive import TarWriter, write_file
+from data.shards.manifest import Shard
+from data.shards.rows import SUFFIXES, index_bytes
+from data.sources.source import Source
+from data.write.workers import Outcome
+
+
+@dataclass
+class Part:
+    """What is known of a finished shard: its line of the manifest, sums of its pixels, and files left out."""
+
+    shard: Shard
+    pixels: int
+    total: list[int]
+    squares: list[int]
+    bad: list[tuple[str, str]]
+
+
+def _note(dest: Path, number: int) -> Path:
+    return dest / f"train-{number:06d}.part.json"
+
+
+def finished_part(dest: Path, number: int, verify: bool) -> Part | None:
+    """The shard that an interrupted run finished; None when it has to be written. `verify` reads it through."""
+    try:
+        fields: dict[str, Any] = json.loads(_note(dest, number).read_bytes())
+        part = Part(**fields | {"shard": Shard(**fields["shard"]), "bad": [(n, r) for n, r in fields["bad"]]})
+        file, index = dest / part.shard.name, dest / part.shard.index_name
+        if file.stat().st_size != part.shard.bytes or _sha256(index) != part.shard.index_sha256:
+            return None
+        return part if not verify or _sha256(file) == part.shard.sha256 else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_notes(dest: Path) -> None:
+    """Once the manifest is there."""
+    for note in dest.glob("train-*.part.json"):
+        note.unlink()
+
+
+def write_part(
+    source: Source,
+    dest: Path,
+    number: int,
+    first: int,
+    positions: Sequence[int],
+    channels: int,
+    encoded: Iterator[Outcome],
+    tick: Callable[[], None],
+) -> Part:
+    """Write shard `number`, whose first sample has key `first`; `tick` is called after each image.
+
+    `encoded` gives the items at `positions`, and may have more for the shards after it.
+    """
+    name = f"train-{number:06d}.tar"
+    partial = dest / (name + ".partial")
+    pixels, total, squares = 0, [0] * channels, [0] * channels
+    bad: list[tuple[str, str]] = []
+    rows: list[tuple[int, int, int, int]] = []
+    with TarWriter(partial) as tar:
+        for place, position in enumerate(positions):
+            item, done = source.items[position], next(encoded)
+            if isinstance(done, str):
+                bad.append((item.name, done))
+            else:
+                key = f"{first + place:09d}"
+                offset = tar.add(f"{key}.{done.suffix}", done.data)
+                rows.append((offset, len(done.data), item.label, SUFFIXES.index(done.suffix)))
+                if item.label >= 0:
+                    tar.add(f"{key}.cls", str(item.label).encode())
+                pixels += done.pixels
+                total = [a + b for a, b in zip(total, done.total, strict=True)]
+                squares = [a + b for a, b in zip(squares, done.squares, strict=True)]
+            tick()
+        sha256 = tar.close()
+    partial.rename(dest / name)
+    index = index_bytes(rows)
+    shard = Shard(name, len(rows), tar.size, sha256, hashlib.sha256(index).hexdigest())
+    write_file(dest / shard.index_name, index)
+    part = Part(shard, pixels, total, squares, bad)
+    write_file(_note(dest, number), json.dumps(asdict(part) | {"shard": shard._asdict()}).encode())
+    return part

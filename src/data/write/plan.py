@@ -1,0 +1,88 @@
+"""What will be written: which image goes into which shard under which key, decided before the first file is read."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from data.codecs.encode import EncodeOptions
+from data.order.hashing import permutation
+from data.sources.source import Item, Source
+from swinmim.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class WriteOptions(EncodeOptions):
+    """Options of `write_shards`, with those of `EncodeOptions`.
+
+    seed: of the shuffle.
+    shard_samples, shard_bytes: a shard is closed before it passes either; bytes are counted in the source files.
+    dedup: "exact" leaves out files that are byte for byte equal to an earlier one.
+    limit: write so many images, the first of the shuffle; None for all.
+    max_bad_ratio: share of unreadable images beyond which writing fails. Does not change the result.
+    workers: processes that encode; 0 for one per core where that pays. Does not change the result.
+    """
+
+    seed: int = 0
+    shard_samples: int = 2500
+    shard_bytes: int = 256_000_000
+    dedup: Literal["none", "exact"] = "none"
+    limit: int | None = None
+    max_bad_ratio: float = 1.0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rules = {
+            f"shard_samples must be at least 1, got {self.shard_samples}": self.shard_samples >= 1,
+            f"shard_bytes must be at least 1, got {self.shard_bytes}": self.shard_bytes >= 1,
+            f"limit must be at least 1, got {self.limit}": self.limit is None or self.limit >= 1,
+            f"workers must be at least 0, got {self.workers}": self.workers >= 0,
+            f"max_bad_ratio must lie between 0 and 1, got {self.max_bad_ratio}": 0 <= self.max_bad_ratio <= 1,
+        }
+        if broken := [rule for rule, holds in rules.items() if not holds]:
+            raise ConfigError("; ".join(broken))
+
+    def recorded(self) -> dict[str, Any]:
+        """What changes the result, as JSON gives it back."""
+        kept = {name: value for name, value in asdict(self).items() if name not in ("workers", "max_bad_ratio")}
+        return kept | {"value_range": list(self.value_range)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """shards: positions of the items of each shard in writing order; firsts: number of the first sample of each."""
+
+    shards: Sequence[Sequence[int]]
+    firsts: Sequence[int]
+
+    @property
+    def images(self) -> int:
+        return sum(map(len, self.shards))
+
+
+def plan(items: Sequence[Item], options: WriteOptions, left_out: frozenset[int] = frozenset()) -> Plan:
+    """Shuffle the items and deal them to shards; `left_out` are positions that are not written."""
+    shards: list[list[int]] = [[]]
+    held = 0
+    order = [n for n in permutation(len(items), "write", options.seed).tolist() if n not in left_out]
+    for position in order[: options.limit]:
+        size = items[position].size
+        if shards[-1] and (len(shards[-1]) >= options.shard_samples or held + size > options.shard_bytes):
+            shards.append([])
+            held = 0
+        shards[-1].append(position)
+        held += size
+    firsts = [0]
+    for positions in shards[:-1]:
+        firsts.append(firsts[-1] + len(positions))
+    return Plan(shards, firsts)
+
+
+def plan_hash(source: Source, options: WriteOptions, *, times: bool = False) -> str:
+    """sha256 of all that decides the result except the files' contents; `times` adds when they were changed."""
+    text = hashlib.sha256(json.dumps([options.recorded(), source.classes]).encode())
+    for item in source.items:
+        text.update(json.dumps([item.name, item.label, item.size, item.mtime_ns if times else 0]).encode())
+    return text.hexdigest()

@@ -1,0 +1,94 @@
+"""Tells the watch of `training/faults/watch.py` what this rank is doing."""
+
+import signal
+import threading
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+
+from swinmim.errors import Stopped, UserError
+from swinmim.training.callback_settings import HeartbeatConfig
+from swinmim.training.faults.watch import Watch
+
+
+class Heartbeat(Callback):
+    """One watch per rank, from the first contact of the processes to the end of fit.
+
+    Args:
+        config: how long to wait.
+    """
+
+    def __init__(self, config: HeartbeatConfig) -> None:
+        self.config = config
+        self.watch: Watch | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if trainer.world_size == 1 or stage != "fit":
+            return
+        launcher = trainer.strategy.launcher
+        children = launcher.procs if isinstance(launcher, _SubprocessScriptLauncher) else []
+
+        def end_children() -> None:
+            for child in children:
+                child.send_signal(signal.SIGKILL)
+
+        watch = Watch(
+            trainer.global_rank,
+            trainer.world_size,
+            silence_s=self.config.silence_s,
+            stall_s=self.config.stall_s,
+            on_end=end_children if children else None,
+        )
+        environment = trainer._accelerator_connector.cluster_environment
+        host = environment.main_address
+        door = watch.listen(host) if trainer.is_global_zero else None
+        door = trainer.strategy.broadcast(door)
+        assert door is not None
+        if not trainer.is_global_zero:
+            watch.connect(host, *door)
+        for thread in threading.enumerate():
+            if thread.name == "child-process-observer":
+                # Lightning's kills this process when a child ends with any code but 0, also with one that all agreed on
+                thread._run = lambda: True  # type: ignore[attr-defined]
+        watch.start()
+        self.watch = watch
+
+    def _mark(self, trainer: L.Trainer, doing: str) -> None:
+        if self.watch is not None:
+            self.watch.mark(trainer.global_step, doing)
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self._mark(trainer, "forward pass")
+
+    def on_before_backward(self, trainer: L.Trainer, *_: Any) -> None:
+        self._mark(trainer, "backward pass")
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self._mark(trainer, "waiting for data")
+
+    def on_validation_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self._mark(trainer, "validation")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self._mark(trainer, "end of the epoch")
+
+    def on_save_checkpoint(self, trainer: L.Trainer, *_: Any) -> None:
+        self._mark(trainer, "saving a checkpoint")
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.watch is not None:
+            self.watch.leave()
+            self.watch = None
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if self.watch is None:
+            return
+        if not isinstance(exception, UserError):
+            # a broken connection to a rank that has died: the watch is about to say which one, and ends this process
+            time.sleep(3)
+        agreed = isinstance(exception, Stopped)
+        first_line = (str(exception) or "no message").splitlines()[0]
+        self.watch.leave("" if agreed else f"{type(exception).__name__}: {first_line}")

@@ -1,0 +1,95 @@
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import pytest
+from made_images import image_bytes, make_folder, make_pixels
+
+from data.codecs.encode import Encoded, EncodeOptions, encode
+from data.sources.source import Item
+from data.write.workers import encoded
+from swinmim.errors import DataError
+
+OPTIONS = EncodeOptions(resize=16)
+
+
+@dataclass(frozen=True)
+class MadeSource:
+    """Small images, but for those that are damaged, missing, or end the process that reads them."""
+
+    count: int
+    deadly: int = -1
+    classes = ()
+    folders = 1
+    skipped = ()
+    notes = ()
+
+    @property
+    def items(self):
+        return [Item(f"{n}.jpg", -1, 50_000, 0) for n in range(self.count)]
+
+    def load(self, position):
+        if position == self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if position % 20 == 7:
+            return b"<html>"
+        if position % 20 == 8:
+            raise FileNotFoundError(2, "gone")
+        return image_bytes(make_pixels(position, 24, 30))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_images_and_reasons_come_in_the_order_of_asking(workers):
+    source, positions = MadeSource(150), [*range(149, -1, -2), *range(0, 150, 2)]
+    found = list(encoded(source, positions, OPTIONS, workers))
+    assert len(found) == 150
+    for position, outcome in zip(positions, found, strict=True):
+        match position % 20:
+            case 7:
+                assert outcome == "not an image (UnidentifiedImageError)"
+            case 8:
+                assert outcome == "[Errno 2] gone"
+            case _:
+                assert isinstance(outcome, Encoded)
+                assert outcome == encode(source.load(position), OPTIONS)
+
+
+def test_a_process_that_dies_names_what_it_read():
+    with pytest.raises(DataError, match=r"(?s)encoder process died.*\b77\.jpg.*--workers 1"):
+        list(encoded(MadeSource(150, deadly=77), range(150), OPTIONS, 2))
+
+
+def test_a_consumer_that_stops_early_leaves_no_process_behind():
+    images = encoded(MadeSource(150), range(150), OPTIONS, 2)
+    next(images)
+    assert len(multiprocessing.active_children()) == 2
+    images.close()
+    assert not multiprocessing.active_children()
+
+
+def test_encoder_processes_do_without_torch():
+    code = "import sys, data.encoders, data.write; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [0.05, 1.0])  # while the processes start, and while they encode
+def test_an_interrupt_is_answered_once_and_without_a_stack_trace(tmp_path, after):
+    image = make_folder(tmp_path / "in", 1, height=600, width=600, classes=()) / "0000.jpg"
+    for copy in range(3000):
+        os.link(image, tmp_path / "in" / f"{copy}.jpg")
+    command = [sys.executable, "-m", "data.write", str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not list((tmp_path / "out").glob("*.tar.partial")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(after)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.strip().splitlines()[-1].startswith("interrupted; an unfinished set goes on")
+    assert "Traceback" not in said

@@ -1,0 +1,66 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from pretrain.reconstructions import draw_columns, to_rgb
+from swinmim.errors import ConfigError
+from swinmim.training.callbacks.randomness import step_seed
+from swinmim.training.fit import plan_steps
+from swinmim.training.settings import LoggerConfig, StrategyConfig, TrainerConfig
+from swinmim.training.trainer import check_world, resolve_precision
+
+
+def test_step_seeds_differ_in_each_argument():
+    seeds = {step_seed(seed, batch, rank) for seed in range(5) for batch in range(50) for rank in range(4)}
+    assert len(seeds) == 1000
+    for seed in seeds:
+        np.random.seed(seed)  # must lie in its range
+        torch.manual_seed(seed)
+        random.seed(seed)
+        break
+
+
+def test_picture_has_a_tile_for_each_image_and_column():
+    columns = {"input": torch.zeros(2, 3, 32, 48), "masked": torch.ones(2, 3, 32, 48)}
+    picture = np.asarray(draw_columns(columns, min_side=96))
+    assert picture.shape == (16 + 2 * (64 + 4) + 4, 2 * (96 + 4) + 4, 3)
+    assert (picture[20:80, 10:90] == 0).all()
+    assert (picture[20:80, 110:190] == 255).all()
+
+
+@pytest.mark.parametrize(("channels", "source"), [(1, [0, 0, 0]), (2, [0, 0, 0]), (3, [0, 1, 2]), (5, [0, 1, 2])])
+def test_any_number_of_channels_can_be_shown(channels, source):
+    images = torch.rand(1, channels, 4, 4)
+    assert torch.equal(to_rgb(images), images[:, source])
+
+
+def test_steps_of_a_run():
+    plan = plan_steps(global_batch_size=64, accumulation=2, num_samples=1000, max_epochs=3, max_steps=-1)
+    assert (plan.steps_per_epoch, plan.total_steps) == (15, 45)
+    assert (
+        plan_steps(global_batch_size=64, accumulation=1, num_samples=1000, max_epochs=3, max_steps=20).total_steps == 20
+    )
+
+
+def test_trainer_settings_that_cannot_work():
+    with pytest.raises(ConfigError, match="Add strategy=ddp"):
+        check_world(TrainerConfig(max_epochs=1, devices=2), StrategyConfig(kind="single"))
+    check_world(TrainerConfig(max_epochs=1, devices=2), StrategyConfig(kind="ddp"))
+    with pytest.raises(ValueError, match="belong to logger=wandb"):
+        LoggerConfig(kind="wandb")
+    with pytest.raises(ValueError, match=r"max_steps must be positive"):
+        TrainerConfig(max_epochs=1, max_steps=0)
+
+
+def test_precision_is_explicit_or_follows_the_hardware():
+    assert resolve_precision(TrainerConfig(max_epochs=1, precision="32-true")) == "32-true"
+    assert resolve_precision(TrainerConfig(max_epochs=1, accelerator="cpu")) in ("bf16-mixed", "32-true")
+
+
+def test_three_bands_can_be_chosen():
+    images = torch.rand(2, 5, 4, 4)
+    assert torch.equal(to_rgb(images, (4, 0, 2)), images[:, [4, 0, 2]])
+    with pytest.raises(ConfigError, match="channels 0 to 4"):
+        to_rgb(images, (0, 1, 5))
