@@ -98,7 +98,7 @@ def test_the_order_stays_random(tmp_path, shards, each, kept):
 
 
 def test_the_buffer_is_bounded_in_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.stream._KEPT_BYTES", 5000)
+    monkeypatch.setattr("data.loading.stream._KEPT_BYTES", 5000)
     numbered(tmp_path, 2, 100, bytes(1000))
     read = list(itertools.islice(dataset(find_shards(str(tmp_path))).samples(0), 20))
     assert max(int(s.name.rpartition(" ")[2]) % 100 for s in read) < 26  # 20 came out, 5 lie in the buffer

@@ -88,7 +88,7 @@ def test_a_manifest_of_something_else_is_named_by_its_url(tmp_path):
 
 
 def test_answers_without_end_do_not_fill_the_disk(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("data.cache._LARGEST_MANIFEST", 100)
+    monkeypatch.setattr("data.shards.cache._LARGEST_MANIFEST", 100)
     with pytest.raises(DataError, match="more than 100 bytes came"):
         reach(server, tmp_path)
     monkeypatch.undo()
@@ -334,7 +334,7 @@ def test_s3_with_wrong_keys_or_none(s3, tmp_path, monkeypatch):
 def test_the_hub_that_the_environment_names(shard_dir, tmp_path):
     pytest.importorskip("huggingface_hub")
     code = (
-        "import sys; from data.cache import open_remote\n"
+        "import sys; from data.shards.cache import open_remote\n"
         "print(len(open_remote('hf://datasets/user/set/sets/a', sys.argv[1], 10**9).read(0).data))"
     )
     with hugging_face(files_of(shard_dir)) as server:
