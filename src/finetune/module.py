@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from data.loading.batch import LabelledBatch
-from data.loading.normalise import normalise, random_flip
+from data.loading.batch import Batch
+from data.loading.normalise import normalise
 from finetune.config import FinetuneConfig
 from finetune.metrics import classification_metrics
 from finetune.tasks.classify import Classifier, Mixing, classification_loss
@@ -65,19 +65,19 @@ class ClassifyModule(TrainingModule):
     def model(self) -> Classifier:
         return cast(Classifier, self.network)
 
-    def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.training_loss(batch)
         self.log_training(loss)
         self.log_skipped("health/skipped_samples", batch["substituted"])
         return poison(loss)
 
-    def training_loss(self, batch: LabelledBatch) -> Tensor:
-        images_BCHW = self.prepare(batch, flip=self.task.flip)
+    def training_loss(self, batch: Batch) -> Tensor:
+        images_BCHW = self.prepare(batch)
         images_BCHW, target = self.mixing(images_BCHW, batch["label"])
         return classification_loss(self.model(images_BCHW), target, self.task.label_smoothing)
 
-    def validation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
-        logits = self.model(self.prepare(batch, flip=False)).float()
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        logits = self.model(self.prepare(batch)).float()
         valid = batch["valid"]
         logits, label = logits[valid], batch["label"][valid]
         if len(label):
@@ -94,10 +94,9 @@ class ClassifyModule(TrainingModule):
         self.val_loss.reset()
         self.log("samples_seen", self.samples_seen)
 
-    def prepare(self, batch: LabelledBatch, *, flip: bool) -> Tensor:
-        """uint8 (B, H, W, C) -> normalised float32 (B, C, H, W), flipped at random where asked."""
-        image_BHWC = random_flip(batch["image"], batch["seed"]) if flip else batch["image"]
-        return normalise(image_BHWC, self.mean, self.std)
+    def prepare(self, batch: Batch) -> Tensor:
+        """uint8 (B, H, W, C) -> normalised float32 (B, C, H, W)."""
+        return normalise(batch["image"], self.mean, self.std)
 
     def save_encoder_folder(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """Write the encoder folder of the model's weights, with the head and the class names."""

@@ -9,16 +9,13 @@ from typing import Any
 import lightning as L
 import torch
 
-from data.loading.modules import ClassifyData
+from data.loading.module import ShardData
 from data.loading.stats import Stats, resolve_stats
-from data.loading.views import ClassifyAugment
-from data.open import open_labelled
+from data.loading.views import CenterCrop, ClassifyAugment
+from data.open import labelled_data, loader_settings
 from data.order.epoch import accumulation
-from data.order.subsets import few_labels, split
-from data.shards.local import ShardSet
-from data.shards.set import require_labels
-from data.write.writer import WriteOptions
-from finetune.config import FinetuneConfig
+from data.shards.set import ImageSet
+from finetune.config import ClassifyConfig, FinetuneConfig
 from finetune.module import ClassifyModule
 from finetune.tasks.classify import Classifier
 from swinmim.checkpoint.encoder import describe_encoder, load_encoder, load_manifest
@@ -61,7 +58,7 @@ def run(config: FinetuneConfig, output_dir: Path) -> dict[str, float]:
         model = build_model(config, len(datamodule.classes))
     if config.compile:
         model.encoder.compile_blocks()
-    plan = make_plan(config, accumulation=steps, num_samples=len(datamodule.train_indices))
+    plan = make_plan(config, accumulation=steps, num_samples=datamodule.num_train)
     module = ClassifyModule(
         model,
         config,
@@ -119,57 +116,42 @@ def encoder_stats(config: FinetuneConfig) -> Stats | None:
     return tuple(origin.mean), tuple(origin.std)
 
 
-def build_data(config: FinetuneConfig, encoder: SwinV2) -> ClassifyData:
+def build_data(config: FinetuneConfig, encoder: SwinV2) -> ShardData:
     """Labelled training and validation images.
 
     Raises:
         ConfigError: the set's channels are not the encoder's.
         DataError: no labels, too few of them, or too few images.
     """
-    options = WriteOptions(resize=config.data.pack_resize, quality=config.data.pack_quality)
-    cache = config.data.cache_folder()
-    fetch = functools.partial(
-        open_labelled, cache_bytes=config.data.cache_bytes, allow_insecure=config.data.allow_insecure
+    task, size = config.task, encoder.resolution
+    settings = loader_settings(
+        config.data, size, seed=config.seed, global_batch=config.global_batch_size, batch_size=config.batch_size
     )
-    train, val = fetch(config.data.path, cache, options)
-    train_indices = val_indices = None
-    if config.data.val_path is not None:
-        val = require_labels(fetch(config.data.val_path, cache, options)[0])
-    elif val is None:
-        val = train
-        train_indices, val_indices = split(len(train), config.data.val_ratio, seed=0)
-    if train.channels != encoder.in_chans:
-        raise ConfigError(f"{config.data.path} has {train.channels} channels and the encoder takes {encoder.in_chans}.")
-    if config.data.labels_per_class is not None:
-        chosen = few_labels(
-            (train.labels if train_indices is None else train.labels[train_indices]).astype("int64"),
-            config.data.labels_per_class,
-            config.seed,
+    view = ClassifyAugment(
+        size, scale=task.crop_scale, num_ops=task.randaug_ops, magnitude=task.randaug_magnitude, flip=task.flip
+    )
+    data = labelled_data(
+        config.data, view, CenterCrop(size, task.crop_ratio), settings, channels=encoder.in_chans
+    )
+    require_augmentable(task, data.train)
+    return data
+
+
+def require_augmentable(task: ClassifyConfig, shards: ImageSet) -> None:
+    """RandAugment must know such images.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if task.randaug_ops and not (shards.channels in (1, 3) and shards.bits == 8):
+        raise ConfigError(
+            f"RandAugment knows 1 or 3 channels of 8 bits, got {shards.channels} of {shards.bits}."
+            " Add task.randaug_ops=0 task.randaug_magnitude=0."
         )
-        train_indices = chosen if train_indices is None else train_indices[chosen]
-    task = config.task
-    return ClassifyData(
-        train,
-        train_indices,
-        val,
-        val_indices,
-        resolution=encoder.resolution,
-        seed=config.seed,
-        global_batch=config.global_batch_size,
-        batch_size=config.batch_size,
-        num_workers=config.data.num_workers,
-        augment=ClassifyAugment(
-            encoder.resolution, scale=task.crop_scale, num_ops=task.randaug_ops, magnitude=task.randaug_magnitude
-        ),
-        crop_ratio=task.crop_ratio,
-        max_bad_fraction=config.data.max_bad_fraction,
-        decoder=config.data.decoder,
-        lanes=config.data.lanes,
-    )
 
 
 def manifest(
-    config: FinetuneConfig, shards: ShardSet, mean: tuple[float, ...], std: tuple[float, ...]
+    config: FinetuneConfig, shards: ImageSet, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> dict[str, Any]:
     """What the folder says about its origin."""
     recipe = {
@@ -186,14 +168,14 @@ def manifest(
     return {"mean": mean, "std": std, "recipe": recipe, "data": data, "parent": config.ckpt}
 
 
-def derived(config: FinetuneConfig, model: Classifier, datamodule: ClassifyData, plan: Plan) -> dict[str, object]:
+def derived(config: FinetuneConfig, model: Classifier, datamodule: ShardData, plan: Plan) -> dict[str, object]:
     """What follows from the settings, for the start of the log and `derived/`."""
     encoder = model.encoder
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "classes": len(datamodule.classes),
-        "images": len(datamodule.train_indices),
-        "validation_images": len(datamodule.val_indices),
+        "images": datamodule.num_train,
+        "validation_images": datamodule.num_val,
         "resolution": f"{encoder.resolution[0]}x{encoder.resolution[1]}",
         "windows": ", ".join(f"{h}x{w}" for h, w in (stage.window for stage in encoder.stages)),
         "pretrained_windows": ", ".join(f"{h}x{w}" for h, w in encoder.pretrained_windows),

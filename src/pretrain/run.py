@@ -10,11 +10,13 @@ import lightning as L
 import torch
 from torch import nn
 
-from data.loading.modules import PretrainData, pretrain_data
+from data.loading.module import ShardData, StreamData
 from data.loading.stats import resolve_stats
-from data.open import open_data
+from data.loading.views import CenterCrop, RandomCrop
+from data.open import loader_settings, open_data, pretrain_data
 from data.order.epoch import accumulation
-from data.shards.local import ShardSet
+from data.shards.set import ImageSet, SampleSet
+from data.shards.streamed import StreamSet
 from pretrain.config import PretrainConfig
 from pretrain.masking import mask_grid, num_masked
 from pretrain.module import PretrainModule
@@ -57,7 +59,7 @@ def run(config: PretrainConfig, output_dir: Path) -> dict[str, float]:
     if config.compile:
         model.encoder.compile_blocks()
     datamodule = build_data(config, shards, model.encoder.resolution)
-    plan = make_plan(config, accumulation=steps, num_samples=len(datamodule.train_indices))
+    plan = make_plan(config, accumulation=steps, num_samples=datamodule.num_train)
     module = PretrainModule(
         model,
         config,
@@ -76,7 +78,7 @@ def run(config: PretrainConfig, output_dir: Path) -> dict[str, float]:
             Reconstructions(output_dir, config.callbacks.reconstructions),
             Checkpoints(output_dir, config.callbacks.checkpoint, dataclasses.asdict(config)),
         ],
-        derived=derived(config, model, plan, len(datamodule.train_indices), len(datamodule.val_indices)),
+        derived=derived(config, model, plan, datamodule.num_train, datamodule.num_val),
         output_dir=output_dir,
     )
     if is_main():
@@ -111,7 +113,9 @@ def build_model(config: PretrainConfig, *, load_weights: bool = True) -> SimMIM:
         )
 
 
-def build_data(config: PretrainConfig, shards: ShardSet, resolution: tuple[int, int]) -> PretrainData:
+def build_data(
+    config: PretrainConfig, shards: SampleSet | StreamSet, resolution: tuple[int, int]
+) -> ShardData | StreamData:
     """Training images, and a held-out part that is the same for every run on the set.
 
     Raises:
@@ -123,16 +127,15 @@ def build_data(config: PretrainConfig, shards: ShardSet, resolution: tuple[int, 
             f"{config.data.path} has {shards.channels} channels and model.in_chans={config.model.in_chans}. "
             f"Add model.in_chans={shards.channels}."
         )
-    return pretrain_data(
+    settings = loader_settings(
         config.data,
-        shards,
-        resolution=resolution,
+        resolution,
         seed=config.seed,
         global_batch=config.global_batch_size,
         batch_size=config.batch_size,
-        scale=config.augment.scale,
-        ratio=config.augment.ratio,
     )
+    view = RandomCrop(resolution, config.augment.scale, config.augment.ratio)
+    return pretrain_data(config.data, shards, view, CenterCrop(resolution, 1.0), settings)
 
 
 def num_parameters(module: nn.Module) -> int:
@@ -141,7 +144,7 @@ def num_parameters(module: nn.Module) -> int:
 
 
 def manifest(
-    config: PretrainConfig, shards: ShardSet, mean: tuple[float, ...], std: tuple[float, ...]
+    config: PretrainConfig, shards: ImageSet, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> dict[str, Any]:
     """What the encoder folder says about its origin."""
     recipe = {
