@@ -9,7 +9,7 @@ from data.shards.local import ShardSet
 from data.shards.manifest import is_shard_set
 from data.shards.mixed import MixedSet
 from data.shards.remote import is_url
-from data.shards.set import require_labels
+from data.shards.set import SampleSet, require_labels
 from data.shards.streamed import StreamSet
 from data.sources.digits import SIDE, read_digits
 from data.write.pack import pack, packed
@@ -48,7 +48,7 @@ def open_source(
     return ShardSet.open(pack(path, cache_dir, options))
 
 
-def open_data(config: DataConfig) -> ShardSet:
+def open_data(config: DataConfig) -> SampleSet | StreamSet:
     """Open what the settings name for pretraining: a source of any kind, or a mixture of several.
 
     Raises:

@@ -15,8 +15,7 @@ from data.loading.views import ClassifyAugment
 from data.open import open_labelled
 from data.order.epoch import accumulation
 from data.order.subsets import few_labels, split
-from data.shards.local import ShardSet
-from data.shards.set import require_labels
+from data.shards.set import ImageSet, require_labels
 from data.write.writer import WriteOptions
 from finetune.config import FinetuneConfig
 from finetune.module import ClassifyModule
@@ -169,7 +168,7 @@ def build_data(config: FinetuneConfig, encoder: SwinV2) -> ClassifyData:
 
 
 def manifest(
-    config: FinetuneConfig, shards: ShardSet, mean: tuple[float, ...], std: tuple[float, ...]
+    config: FinetuneConfig, shards: ImageSet, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> dict[str, Any]:
     """What the folder says about its origin."""
     recipe = {

@@ -14,7 +14,8 @@ from data.loading.modules import PretrainData, pretrain_data
 from data.loading.stats import resolve_stats
 from data.open import open_data
 from data.order.epoch import accumulation
-from data.shards.local import ShardSet
+from data.shards.set import ImageSet, SampleSet
+from data.shards.streamed import StreamSet
 from pretrain.config import PretrainConfig
 from pretrain.masking import mask_grid, num_masked
 from pretrain.module import PretrainModule
@@ -111,7 +112,7 @@ def build_model(config: PretrainConfig, *, load_weights: bool = True) -> SimMIM:
         )
 
 
-def build_data(config: PretrainConfig, shards: ShardSet, resolution: tuple[int, int]) -> PretrainData:
+def build_data(config: PretrainConfig, shards: SampleSet | StreamSet, resolution: tuple[int, int]) -> PretrainData:
     """Training images, and a held-out part that is the same for every run on the set.
 
     Raises:
@@ -141,7 +142,7 @@ def num_parameters(module: nn.Module) -> int:
 
 
 def manifest(
-    config: PretrainConfig, shards: ShardSet, mean: tuple[float, ...], std: tuple[float, ...]
+    config: PretrainConfig, shards: ImageSet, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> dict[str, Any]:
     """What the encoder folder says about its origin."""
     recipe = {

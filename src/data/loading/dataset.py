@@ -15,7 +15,7 @@ from data.loading.batch import LabelledBatch
 from data.loading.sampler import Place
 from data.loading.views import Augment
 from data.order.hashing import Ints, key, sample_seeds, words
-from data.shards.local import ShardSet
+from data.shards.set import SampleSet
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class BatchDataset(Dataset[LabelledBatch]):
 
     def __init__(
         self,
-        shards: ShardSet,
+        shards: SampleSet,
         indices: Ints,
         augment: Augment,
         resolution: tuple[int, int],

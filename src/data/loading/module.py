@@ -26,9 +26,7 @@ from data.loading.views import Augment, CenterCrop
 from data.order.epoch import VERSION as ORDER_VERSION
 from data.order.epoch import accumulation, epoch_batches
 from data.order.hashing import Ints
-from data.order.mixture import MixedOrder
-from data.shards.local import ShardSet
-from data.shards.mixed import MixedSet
+from data.shards.set import BatchOrder, SampleSet
 from swinmim.distributed import launch, local_rank, rank, world_size
 from swinmim.errors import ConfigError, DataError
 
@@ -43,9 +41,9 @@ class ShardData(LightningDataModule):
 
     def __init__(
         self,
-        train: ShardSet,
+        train: SampleSet,
         train_indices: Ints | None,
-        val: ShardSet,
+        val: SampleSet,
         val_indices: Ints | None,
         *,
         resolution: tuple[int, int],
@@ -83,11 +81,16 @@ class ShardData(LightningDataModule):
                 f" {len(self.train_indices)} images in {train.path}. Use global_batch_size={len(self.train_indices)}"
                 " or less."
             )
-        if isinstance(train, MixedSet):
-            train.require_shares(self.train_indices, global_batch, lanes)
+        self.order = self._order()
 
     @abstractmethod
     def _train_augment(self) -> Augment: ...
+
+    def _order(self) -> BatchOrder:
+        steps = self.steps_per_epoch
+        return self.train.order(
+            self.train_indices, self.global_batch, steps, self.seed, lanes=self.lanes, block=self.block
+        )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -137,15 +140,11 @@ class ShardData(LightningDataModule):
         """Micro-batches of this rank, as `ImageBatch` or `LabelledBatch`."""
         self._sampler = TrainSampler(
             self.train_indices,
-            self.train.sizes_of(self.train_indices),
+            self.order,
             self.global_batch,
             self.batch_size,
             rank=self.rank,
             world=self.world,
-            seed=self.seed,
-            lanes=self.lanes,
-            block=self.block,
-            order=self._mixed_order() if isinstance(self.train, MixedSet) else None,
             ahead=self._fetch_ahead if self.train.ahead_bytes and local_rank() == 0 else None,
             on_epoch=self._align_loops,
         )
@@ -167,12 +166,6 @@ class ShardData(LightningDataModule):
         batch_bytes = sum(s.bytes for s in self.train.shards) / len(self.train) * share * processes
         batches = min(256, max(1, int(self.train.ahead_bytes / batch_bytes)))
         return Ahead(self.train.prepare, (indices[node] for indices in coming), batches)
-
-    def _mixed_order(self) -> MixedOrder:
-        assert isinstance(self.train, MixedSet)
-        counts = self.train.counts(self.global_batch, self.lanes)
-        sizes = self.train.sizes_of_sets(self.train_indices)
-        return MixedOrder(sizes, counts, self.steps_per_epoch, self.seed, lanes=self.lanes, block=self.block)
 
     def val_dataloader(self) -> BatchLoader | list[Any]:
         """Every held-out sample once, centre crops, fixed seeds, always as `LabelledBatch` with `valid`."""
@@ -222,7 +215,7 @@ class ShardData(LightningDataModule):
             "global_batch": self.global_batch,
             "lanes": self.lanes,
             "block": self.block,
-            "mix": self.train.counts(self.global_batch, self.lanes) if isinstance(self.train, MixedSet) else None,
+            "mix": self.train.counts(self.global_batch, self.lanes),
         }
 
     def state_dict(self) -> dict[str, Any]:

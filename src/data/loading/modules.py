@@ -1,7 +1,7 @@
 """The data of the two commands: images for pretraining, indexed or streamed, and labelled images for classification."""
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -12,8 +12,7 @@ from data.loading.stream import StreamDataset, StreamLoader
 from data.loading.views import Augment, ClassifyAugment, RandomCrop
 from data.order.hashing import Ints, key
 from data.order.subsets import split
-from data.shards.local import ShardSet
-from data.shards.set import require_labels
+from data.shards.set import BatchOrder, SampleSet, require_labels
 from data.shards.streamed import StreamSet
 from swinmim.errors import ConfigError, DataError
 
@@ -43,7 +42,7 @@ class PretrainData(ShardData):
 
     def __init__(
         self,
-        train: ShardSet,
+        train: SampleSet,
         train_indices: Ints | None = None,
         val_indices: Ints | None = None,
         *,
@@ -90,8 +89,12 @@ class StreamData(PretrainData):
     A resumed run goes on with other images: streams have no position.
     """
 
+    train: StreamSet  # type: ignore[assignment]
+
+    def _order(self) -> BatchOrder:
+        return cast(BatchOrder, None)
+
     def train_dataloader(self) -> StreamLoader:  # type: ignore[override]
-        assert isinstance(self.train, StreamSet)
         self._leave_closed_epochs()
         step = self.trainer.global_step if self.trainer else 0
         dataset = StreamDataset(
@@ -115,7 +118,7 @@ class StreamData(PretrainData):
         log.warning("data.streaming=true: the run goes on with newly drawn images; this resume is not exact")
 
 
-def pretrain_data(config: DataConfig, shards: ShardSet, **settings: Any) -> PretrainData:
+def pretrain_data(config: DataConfig, shards: SampleSet | StreamSet, **settings: Any) -> PretrainData:
     """The data module of a pretraining run.
 
     Args:
@@ -129,8 +132,8 @@ def pretrain_data(config: DataConfig, shards: ShardSet, **settings: Any) -> Pret
         "decoder": config.decoder,
         "lanes": config.lanes,
     }
-    if isinstance(shards, StreamSet):
-        return StreamData(shards, None, None, **settings)
+    if shards.streams:
+        return StreamData(cast(Any, shards), None, None, **settings)
     return PretrainData(shards, *split(len(shards), config.val_ratio, seed=0), **settings)
 
 
@@ -150,9 +153,9 @@ class ClassifyData(ShardData):
 
     def __init__(
         self,
-        train: ShardSet,
+        train: SampleSet,
         train_indices: Ints | None,
-        val: ShardSet,
+        val: SampleSet,
         val_indices: Ints | None,
         *,
         resolution: tuple[int, int],

@@ -17,7 +17,7 @@ from data.loading.views import Augment
 from data.order.hashing import key, sample_seeds, words
 from data.processes import heed_only_the_parent, worker_context
 from data.shards.remote import is_url
-from data.shards.streamed import _FEW_SHARDS
+from data.shards.streamed import FEW_SHARDS
 from data.shards.tar_stream import BadShard, ForeignTars, Sample
 from swinmim.errors import DataError
 
@@ -203,5 +203,5 @@ class StreamLoader(DataLoader[LabelledBatch]):
             raise DataError(f"The stream holds no further image: {bad_shards} of {shards} shards are damaged. {named}")
         if bad > max(_FEW_BAD * world, self._max_bad_fraction * images):
             raise DataError(f"{bad} of {images} images are damaged, more than {limit}. {named}")
-        if bad_shards > max(_FEW_SHARDS * world, self._max_bad_fraction * shards):
+        if bad_shards > max(FEW_SHARDS * world, self._max_bad_fraction * shards):
             raise DataError(f"{bad_shards} of {shards} shards are damaged, more than {limit}. {named}")
