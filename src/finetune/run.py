@@ -130,9 +130,7 @@ def build_data(config: FinetuneConfig, encoder: SwinV2) -> ShardData:
     view = ClassifyAugment(
         size, scale=task.crop_scale, num_ops=task.randaug_ops, magnitude=task.randaug_magnitude, flip=task.flip
     )
-    data = labelled_data(
-        config.data, view, CenterCrop(size, task.crop_ratio), settings, channels=encoder.in_chans
-    )
+    data = labelled_data(config.data, view, CenterCrop(size, task.crop_ratio), settings, channels=encoder.in_chans)
     require_augmentable(task, data.train)
     return data
 

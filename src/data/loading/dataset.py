@@ -94,7 +94,7 @@ class BatchDataset(Dataset[Batch]):
         for row, (place, seed) in enumerate(zip(places, seeds.tolist(), strict=True)):
             found = self._load(place.sample, seed, worker.id if worker is not None else None)
             rows[row] = found.image
-            index.append(found.index)
+            index.append(found.sample)
             label.append(found.label)
             target.append(found.target)
         valid = torch.tensor([place.valid for place in places])
@@ -176,7 +176,7 @@ class BatchDataset(Dataset[Batch]):
 class _Loaded(NamedTuple):
     image: Tensor
     target: Seen
-    index: int
+    sample: int
     label: int
 
 

@@ -136,9 +136,7 @@ class ShardData(RunData):
         DataError: the global batch is larger than the set, or a mixed set smaller than its share of it.
     """
 
-    def __init__(
-        self, train: Part, val: Part, train_view: View, eval_view: View, settings: LoaderSettings
-    ) -> None:
+    def __init__(self, train: Part, val: Part, train_view: View, eval_view: View, settings: LoaderSettings) -> None:
         train_indices, val_indices = train.sorted_indices(), val.sorted_indices()
         super().__init__(train.shards, len(train_indices), len(val_indices), settings)
         self.train, self.train_indices, self.train_view = train.shards, train_indices, train_view

@@ -113,22 +113,24 @@ def center_crop(
     Returns:
         (height, width, C), of the same type.
     """
-    return _cut(image_HWC, center_box(image_HWC.shape[0], image_HWC.shape[1], resolution, crop_ratio), resolution, interpolation)
+    return _cut(
+        image_HWC, center_box(image_HWC.shape[0], image_HWC.shape[1], resolution, crop_ratio), resolution, interpolation
+    )
 
 
 Target = NDArray[Any] | Boxes | None
 """What `decode_target` gave, and None where the set has none."""
 Seen = Tensor | dict[str, Tensor] | None
-"""The same after a view: of an image of `Boxes`, a dict of its `boxes` (N, 4) float32 as x1, y1, x2, y2 and `labels`."""
+"""The same after a view; of `Boxes` a dict of `boxes`, float32 (N, 4) as x1, y1, x2, y2 in pixels, and `labels`."""
 View = Callable[[Image, Target, int], tuple[Tensor, Seen]]
-"""Image (H, W, C) of 8 or 16 bits, its target, and the sample's seed to image (height, width, C) of as many, and target."""
+"""Image (H, W, C) of 8 or 16 bits, target and the sample's seed to image (height, width, C) of as many, and target."""
 
 
 def see(target: Target, size: tuple[int, int], box: Box, resolution: tuple[int, int], mirrored: bool = False) -> Seen:
     """A target of an image of this `size` after its `box` was resized to `resolution`, and perhaps mirrored.
 
-    Masks keep their classes (the nearest pixel's); boxes are cut to what is left of them, and those of less than a pixel
-    are dropped with their labels; what counts for the whole image stays as it is.
+    Masks keep their classes (the nearest pixel's); boxes are cut to what is left of them, and those of less than a
+    pixel are dropped with their labels; what counts for the whole image stays as it is.
     """
     if target is None:
         return None
@@ -138,7 +140,8 @@ def see(target: Target, size: tuple[int, int], box: Box, resolution: tuple[int, 
         boxes, kept = functional.sanitize_bounding_boxes(_move(boxes, box, resolution, mirrored))
         return {"boxes": boxes.as_subclass(Tensor), "labels": torch.from_numpy(target.labels)[kept]}
     if target.ndim == 2:
-        return _move(Mask(torch.from_numpy(target)[None]), box, resolution, mirrored)[0].as_subclass(Tensor)
+        mask_1HW: Tensor = _move(Mask(torch.from_numpy(target)[None]), box, resolution, mirrored)
+        return mask_1HW.as_subclass(Tensor)[0]
     return torch.from_numpy(target)
 
 
