@@ -153,7 +153,7 @@ def palette():
         (image_bytes(np.full((2, 2), CLASSES, np.uint8), "PNG"), "the mask holds class 7 of 7"),
         (png_claiming(20_000, 20_000), "exceeds max_pixels"),
         (image_bytes(np.zeros((2, 2), np.uint8), "PNG")[:-5], "damaged"),
-        (image_bytes(np.zeros((2, 2), np.uint8), "PNG").replace(b"IDAT", b"IDOT"), "damaged"),
+        (image_bytes(np.zeros((2, 2), np.uint8), "PNG").replace(b"IDAT", b"IDOT"), "not an image"),
     ],
 )
 def test_masks_that_cannot_be(data, message):
