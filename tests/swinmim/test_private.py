@@ -1,5 +1,7 @@
 """The private names that we use are still there, and mean what we take them for."""
 
+import os
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -22,7 +24,7 @@ class Module(pl.LightningModule):
 
 def trainer(**options):
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    return pl.Trainer(accelerator="cpu", max_epochs=1, enable_model_summary=False, **quiet, **options)
+    return pl.Trainer(**{"accelerator": "cpu", "max_epochs": 1, "enable_model_summary": False} | quiet | options)
 
 
 @pytest.mark.parametrize("divided", [True, False])
@@ -41,8 +43,8 @@ def test_counters_count_and_can_be_set():
 
 
 def test_begin_anew_reaches_the_loops_inside():
-    loop = trainer().fit_loop
-    loop.load_state_dict(loop.state_dict())
+    loop = trainer(max_epochs=-1, max_steps=5).fit_loop
+    loop.restarting = False  # what the public setter makes of it
     assert loop.restarting
     assert loop.epoch_loop.restarting
     private.begin_anew(loop)
@@ -62,7 +64,7 @@ def test_forget_workers_leaves_torchs_handler_nothing_to_raise():
 
     def end(worker):
         worker.kill()
-        worker.join()
+        os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
         _error_if_any_worker_fails()
 
     batches, worker = watched()
