@@ -49,7 +49,7 @@ def find_shards(path: str, *, allow_insecure: bool = False) -> list[str]:
         elif not Path(tar).is_file():
             missing.append(tar)
     if not found or len(missing) == len(found):
-        raise DataError(f"data.streaming reads WebDataset tars; {path} holds or means none.")
+        raise DataError(f"data.streaming_samples reads WebDataset tars; {path} holds or means none.")
     if missing:
         shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
         raise DataError(f"All tars of {path} must be there; {len(missing)} of {len(found)} are not: {shown}.")
