@@ -40,7 +40,7 @@ FREE = (
 The samples are compared by their fingerprint, so data.path may move; docs/checkpoints.md gives the reasons."""
 
 GONE = ("data.streaming",)
-"""Keys that only older checkpoints have, and that others decide with them: it is true where streaming_samples is set."""
+"""Keys that only older checkpoints have, and whose meaning others hold: streaming_samples says whether it streams."""
 
 ORDER = ("data.labels_per_class", "data.lanes", "data.mix", "data.val_ratio", "global_batch_size", "seed")
 """Keys that the order of the samples depends on: the data refuse to go on with others, even where they are allowed."""
