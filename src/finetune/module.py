@@ -14,8 +14,7 @@ from finetune.config import FinetuneConfig
 from finetune.metrics import classification_metrics
 from finetune.tasks.classify import Classifier, Mixing, classification_loss
 from swinmim.checkpoint.encoder import HEAD, save_encoder
-from swinmim.training.finite import poison
-from swinmim.training.module import Plan, TrainingModule
+from swinmim.training.module import Plan, Provenance, TrainingModule
 
 
 class ClassifyModule(TrainingModule):
@@ -25,10 +24,8 @@ class ClassifyModule(TrainingModule):
         model: encoder and head.
         config: recipe.
         plan: steps and batch.
+        provenance, build: see `TrainingModule`.
         classes: class names, in the order of the labels.
-        mean, std: per channel, in 0..1 units, for normalisation.
-        manifest: fields for the encoder folder's manifest.
-        build: makes a model that is still on the meta device, see `TrainingModule`.
     """
 
     def __init__(
@@ -36,25 +33,13 @@ class ClassifyModule(TrainingModule):
         model: Classifier,
         config: FinetuneConfig,
         plan: Plan,
+        provenance: Provenance,
+        build: Callable[[], nn.Module] | None = None,
         *,
         classes: Sequence[str],
-        mean: Sequence[float],
-        std: Sequence[float],
-        manifest: Mapping[str, Any],
-        build: Callable[[], nn.Module] | None = None,
     ) -> None:
-        super().__init__(
-            model,
-            optim=config.optim,
-            schedule=config.schedule,
-            plan=plan,
-            depths=model.encoder.architecture.depths,
-            rules=("bias", "norm", "logit_scale", "cpb_mlp"),
-            mean=mean,
-            std=std,
-            manifest=manifest,
-            build=build,
-        )
+        rules = ("bias", "norm", "logit_scale", "cpb_mlp")
+        super().__init__(model, config, plan, provenance, rules=rules, build=build)
         self.task = config.task
         self.classes = classes
         self.mixing = Mixing(config.task, len(classes))
@@ -64,12 +49,6 @@ class ClassifyModule(TrainingModule):
     @property
     def model(self) -> Classifier:
         return cast(Classifier, self.network)
-
-    def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
-        loss = self.training_loss(batch)
-        self.log_training(loss)
-        self.log_skipped("health/skipped_samples", batch["substituted"])
-        return poison(loss)
 
     def training_loss(self, batch: LabelledBatch) -> Tensor:
         images_BCHW = self.prepare(batch, flip=self.task.flip)
@@ -98,6 +77,9 @@ class ClassifyModule(TrainingModule):
         """uint8 (B, H, W, C) -> normalised float32 (B, C, H, W), flipped at random where asked."""
         image_BHWC = random_flip(batch["image"], batch["seed"]) if flip else batch["image"]
         return normalise(image_BHWC, self.mean, self.std)
+
+    def describe(self) -> dict[str, Any]:
+        return {"classes": list(self.classes)}
 
     def save_encoder_folder(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """Write the encoder folder of the model's weights, with the head and the class names."""

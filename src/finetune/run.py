@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
-import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
-import torch
+from lightning.pytorch.callbacks import Callback
+from omegaconf import OmegaConf
+from torch import nn
 
 from data.loading.modules import ClassifyData
 from data.loading.stats import Stats, resolve_stats
@@ -15,80 +16,87 @@ from data.loading.views import ClassifyAugment
 from data.open import open_labelled
 from data.order.epoch import accumulation
 from data.order.subsets import few_labels, split
-from data.shards.local import ShardSet
 from data.shards.set import require_labels
 from data.write.writer import WriteOptions
 from finetune.config import FinetuneConfig
 from finetune.module import ClassifyModule
 from finetune.tasks.classify import Classifier
 from swinmim.checkpoint.encoder import describe_encoder, load_encoder, load_manifest
-from swinmim.config import ModelConfig, config_errors
-from swinmim.distributed import is_main
+from swinmim.config import ModelConfig, config_errors, load
 from swinmim.errors import ConfigError
 from swinmim.models.architecture import get_architecture
 from swinmim.models.swinv2 import SwinV2
-from swinmim.optim.schedules import peak_lr, warmup_steps
-from swinmim.training.callbacks.checkpoint import Checkpoints
-from swinmim.training.fit import make_plan, train
-from swinmim.training.module import Plan
-from swinmim.training.trainer import check_memory, check_world, resolve_precision
-
-log = logging.getLogger(__name__)
+from swinmim.training.callbacks.checkpoint import Monitor
+from swinmim.training.execute import execute
+from swinmim.training.module import Plan, Provenance
 
 
 def run(config: FinetuneConfig, output_dir: Path) -> dict[str, float]:
-    """Fine-tune, and leave the task model at `output_dir/encoder`, its best epoch at `output_dir/checkpoints/best`.
-
-    Returns:
-        The last value of every metric.
-
-    Raises:
-        UserError: whatever in settings, data or checkpoints keeps the run from starting.
-    """
-    check_world(config.trainer, config.strategy)
-    steps = accumulation(config.global_batch_size, config.trainer.world_size, config.batch_size)
-    partitioned = config.strategy.partitions_parameters
-    with torch.device("meta"):
-        shape = build_encoder(config, load_weights=False)
-    check_memory(sum(p.numel() for p in shape.parameters()), config.trainer, config.strategy)
-    L.seed_everything(config.seed, verbose=False)
-    datamodule = build_data(config, shape)
-    mean, std = resolve_stats(config.data, datamodule.train, encoder_stats(config))
-    if partitioned:
-        with torch.device("meta"):
-            model = Classifier(shape, len(datamodule.classes))
-    else:
-        model = build_model(config, len(datamodule.classes))
-    if config.compile:
-        model.encoder.compile_blocks()
-    plan = make_plan(config, accumulation=steps, num_samples=len(datamodule.train_indices))
-    module = ClassifyModule(
-        model,
-        config,
-        plan,
-        classes=datamodule.classes,
-        mean=mean,
-        std=std,
-        manifest=manifest(config, datamodule.train, mean, std),
-        build=functools.partial(build_model, config, len(datamodule.classes)) if partitioned else None,
-    )
-    metrics = train(
-        config,
-        module,
-        datamodule,
-        label="finetune",
-        callbacks=[Checkpoints(output_dir, config.callbacks.checkpoint, dataclasses.asdict(config))],
-        derived=derived(config, model, datamodule, plan),
-        output_dir=output_dir,
-    )
-    if is_main():
-        log.info("%s", verdict(metrics, output_dir))
-    return metrics
+    """Fine-tune, and leave the task model at `output_dir/encoder`; returns and raises as `execute`."""
+    return execute(FinetuneParts(config), config, output_dir)
 
 
-def build_model(config: FinetuneConfig, num_classes: int) -> Classifier:
-    """The encoder with a new head; errors as `build_encoder`."""
-    return Classifier(build_encoder(config), num_classes)
+class FinetuneParts:
+    """The parts of a fine-tuning run, see `swinmim.training.execute`."""
+
+    command = "finetune"
+    monitor: Monitor = ("val/top1", "max")
+
+    def __init__(self, config: FinetuneConfig) -> None:
+        self.config = config
+
+    def accumulation(self) -> int:
+        return accumulation(self.config.global_batch_size, self.config.trainer.world_size, self.config.batch_size)
+
+    def shape(self) -> SwinV2:
+        return build_encoder(self.config, load_weights=False)
+
+    def data(self, shape: SwinV2) -> ClassifyData:
+        return build_data(self.config, shape)
+
+    def statistics(self, data: ClassifyData) -> Stats:
+        return resolve_stats(self.config.data, data.train, encoder_stats(self.config))
+
+    def network(self, data: ClassifyData, *, load_weights: bool = True) -> Classifier:
+        return Classifier(build_encoder(self.config, load_weights=load_weights), len(data.classes))
+
+    def module(
+        self,
+        network: Classifier,
+        data: ClassifyData,
+        plan: Plan,
+        provenance: Provenance,
+        build: Callable[[], nn.Module] | None,
+    ) -> ClassifyModule:
+        return ClassifyModule(network, self.config, plan, provenance, build, classes=data.classes)
+
+    def recipe(self) -> dict[str, Any]:
+        return {
+            "method": "supervised fine-tuning",
+            "task": dataclasses.asdict(self.config.task),
+            "labels_per_class": self.config.data.labels_per_class,
+        }
+
+    def derived(self, network: Classifier, data: ClassifyData) -> dict[str, object]:
+        encoder = network.encoder
+        return {
+            "classes": len(data.classes),
+            "validation_images": len(data.val_indices),
+            "resolution": f"{encoder.resolution[0]}x{encoder.resolution[1]}",
+            "pretrained_windows": ", ".join(f"{h}x{w}" for h, w in encoder.pretrained_windows),
+        }
+
+    def callbacks(self, output_dir: Path) -> Sequence[Callback]:
+        return ()
+
+    def verdict(self, metrics: Mapping[str, float], output_dir: Path) -> str:
+        """How good, where is the result, what comes next."""
+        lines = []
+        if "val/top1" in metrics:
+            lines.append(f"validation top-1 {100 * metrics['val/top1']:.2f} %")
+        lines.append(f"model     {output_dir / 'encoder'}")
+        lines.append(f"next      timm.create_model('local-dir:{output_dir / 'encoder'}', pretrained=True)")
+        return "\n".join(lines)
 
 
 def build_encoder(config: FinetuneConfig, *, load_weights: bool = True) -> SwinV2:
@@ -168,49 +176,9 @@ def build_data(config: FinetuneConfig, encoder: SwinV2) -> ClassifyData:
     )
 
 
-def manifest(
-    config: FinetuneConfig, shards: ShardSet, mean: tuple[float, ...], std: tuple[float, ...]
-) -> dict[str, Any]:
-    """What the folder says about its origin."""
-    recipe = {
-        "method": "supervised fine-tuning",
-        "task": dataclasses.asdict(config.task),
-        "optim": dataclasses.asdict(config.optim),
-        "schedule": dataclasses.asdict(config.schedule),
-        "max_epochs": config.trainer.max_epochs,
-        "global_batch_size": config.global_batch_size,
-        "labels_per_class": config.data.labels_per_class,
-        "seed": config.seed,
-    }
-    data = {"fingerprint": shards.fingerprint, "samples": len(shards)}
-    return {"mean": mean, "std": std, "recipe": recipe, "data": data, "parent": config.ckpt}
-
-
-def derived(config: FinetuneConfig, model: Classifier, datamodule: ClassifyData, plan: Plan) -> dict[str, object]:
-    """What follows from the settings, for the start of the log and `derived/`."""
-    encoder = model.encoder
-    return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "classes": len(datamodule.classes),
-        "images": len(datamodule.train_indices),
-        "validation_images": len(datamodule.val_indices),
-        "resolution": f"{encoder.resolution[0]}x{encoder.resolution[1]}",
-        "windows": ", ".join(f"{h}x{w}" for h, w in (stage.window for stage in encoder.stages)),
-        "pretrained_windows": ", ".join(f"{h}x{w}" for h, w in encoder.pretrained_windows),
-        "peak_lr": peak_lr(config.optim.base_lr, config.global_batch_size),
-        "warmup_steps": warmup_steps(config.schedule, plan.steps_per_epoch),
-        "steps_per_epoch": plan.steps_per_epoch,
-        "total_steps": plan.total_steps,
-        "accumulation": plan.accumulation,
-        "precision": resolve_precision(config.trainer),
-    }
-
-
-def verdict(metrics: dict[str, float], output_dir: Path) -> str:
-    """How good, where is the result, what comes next."""
-    lines = []
-    if "val/top1" in metrics:
-        lines.append(f"validation top-1 {100 * metrics['val/top1']:.2f} %")
-    lines.append(f"model     {output_dir / 'encoder'}")
-    lines.append(f"next      timm.create_model('local-dir:{output_dir / 'encoder'}', pretrained=True)")
-    return "\n".join(lines)
+def rebuild(info: Mapping[str, Any]) -> ClassifyModule:
+    """The module of a replay bundle, uncompiled, without its weights (see `swinmim.training.replay`)."""
+    config = load(FinetuneConfig, OmegaConf.create(info["config"]))
+    model = Classifier(build_encoder(config), len(info["classes"]))
+    provenance = Provenance(mean=info["mean"], std=info["std"])
+    return ClassifyModule(model, config, Plan(**info["plan"]), provenance, classes=info["classes"])

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -22,6 +22,9 @@ from swinmim.training.state_io import StateIO
 
 log = logging.getLogger(__name__)
 
+Monitor = tuple[str, Literal["min", "max"]]
+"""A validation metric, and which of its values is the best."""
+
 
 class Checkpoints(Checkpoint):
     """Writes `OUTPUT/checkpoints/step_*`, the links `last` and `best` beside them, and `OUTPUT/encoder`.
@@ -29,16 +32,24 @@ class Checkpoints(Checkpoint):
     Args:
         output_dir: directory of the run.
         config: when to save and what to keep.
+        monitor: the validation metric whose best checkpoint is kept as well.
         settings: the run's whole configuration, compared when a run is resumed.
 
     The module must have `full_weights()`, `save_encoder_folder(folder, weights)` and `plan`. A failed save raises
     CheckpointError on all ranks.
     """
 
-    def __init__(self, output_dir: Path, config: CheckpointConfig, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        output_dir: Path,
+        config: CheckpointConfig,
+        monitor: Monitor,
+        settings: Mapping[str, Any],
+    ) -> None:
         self.output_dir = output_dir
         self.root = output_dir / "checkpoints"
         self.config = config
+        self.monitor, self.mode = monitor
         self.settings = settings
         self.best_score: float | None = None
         self.best_folder: str | None = None
@@ -48,11 +59,14 @@ class Checkpoints(Checkpoint):
         self._ending: Future[None] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        measure = f"{self.config.mode} {self.config.monitor}"
-        return {"best_score": self.best_score, "best_folder": self.best_folder, "measure": measure}
+        return {
+            "best_score": self.best_score,
+            "best_folder": self.best_folder,
+            "measure": f"{self.mode} {self.monitor}",
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict["measure"] == f"{self.config.mode} {self.config.monitor}":
+        if state_dict["measure"] == f"{self.mode} {self.monitor}":
             self.best_score, self.best_folder = state_dict["best_score"], state_dict["best_folder"]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -181,12 +195,10 @@ class Checkpoints(Checkpoint):
             io.prune(self.root, self.config.keep_last, kept, keep_every)
 
     def _improved(self, trainer: L.Trainer) -> bool:
-        if self.config.monitor is None or self.config.monitor not in trainer.callback_metrics:
+        if self.monitor not in trainer.callback_metrics:
             return False
-        score = float(trainer.callback_metrics[self.config.monitor])
-        better = self.best_score is None or (
-            score < self.best_score if self.config.mode == "min" else score > self.best_score
-        )
+        score = float(trainer.callback_metrics[self.monitor])
+        better = self.best_score is None or (score < self.best_score if self.mode == "min" else score > self.best_score)
         if better:
             self.best_score = score
         return better

@@ -1,4 +1,4 @@
-"""How the work is spread over devices: one process, DDP, or DeepSpeed ZeRO."""
+"""DeepSpeed ZeRO: optimizer, gradients or parameters divided over the ranks."""
 
 from __future__ import annotations
 
@@ -60,15 +60,33 @@ class ZeroStrategy(DeepSpeedStrategy):
         """Nothing: DeepSpeed's own context would move and convert every tensor made inside, tables included."""
         yield
 
+    def clips(self) -> bool:
+        return True
+
+    def grad_norm(self) -> float | None:
+        norm = self.deepspeed_engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def goes_back(self) -> bool:
+        return False
+
+    def full_weights(self, network: nn.Module) -> dict[str, Tensor]:
+        if not self.zero_stage_3:
+            return network.state_dict()
+        import deepspeed
+
+        state: dict[str, Tensor] = {}
+        for name, value in network.state_dict(keep_vars=True).items():
+            with deepspeed.zero.GatheredParameters([value], enabled=isinstance(value, nn.Parameter)):
+                if self.is_global_zero:
+                    state[name] = value.detach().cpu().clone()
+        return state
+
     def materialise(self, network: nn.Module, build: Callable[[], nn.Module]) -> None:
-        """Give a network on the meta device its memory, partitioned (ZeRO-3), one module at a time.
+        """Partitioned (ZeRO-3), one module at a time.
 
         Rank 0 makes the whole network once in host memory and sends out module after module; device memory never holds
         more than a rank's part and one module. The first weights are those of the other strategies.
-
-        Args:
-            network: all of it on the meta device.
-            build: makes its twin with the first weights; called on rank 0 alone.
         """
         import deepspeed
 
@@ -148,8 +166,3 @@ class ZeroStrategy(DeepSpeedStrategy):
         """Every rank writes its part; weights and moments come from the engine."""
         state = {name: value for name, value in checkpoint.items() if name not in ("state_dict", "optimizer_states")}
         self.deepspeed_engine.save_checkpoint(self.broadcast(filepath), client_state=state, tag=zero.TAG)
-
-    def grad_norm(self) -> float | None:
-        """Gradient norm before clipping of the last optimizer step; None before the first."""
-        norm = self.deepspeed_engine.get_global_grad_norm()
-        return None if norm is None else float(norm)
