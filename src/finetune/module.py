@@ -13,7 +13,7 @@ from data.loading.normalise import normalise, random_flip
 from finetune.config import FinetuneConfig
 from finetune.metrics import classification_metrics
 from finetune.tasks.classify import Classifier, Mixing, classification_loss
-from swinmim.checkpoint.encoder import HEAD, save_encoder
+from swinmim.checkpoint.task_model import save_task_model
 from swinmim.training.module import Plan, Provenance, TrainingModule
 
 
@@ -83,10 +83,5 @@ class ClassifyModule(TrainingModule):
 
     def save_encoder_folder(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """Write the encoder folder of the model's weights, with the head and the class names."""
-        under_timm = {
-            name.removeprefix("encoder.") if name.startswith("encoder.") else name.replace("head.", HEAD, 1): weight
-            for name, weight in weights.items()
-        }
         task = {"kind": self.task.kind, "classes": list(self.classes)}
-        manifest = {**self.encoder_manifest(), "task": task}
-        save_encoder(self.model.encoder, folder, manifest=manifest, head=self.model.head, weights=under_timm)
+        save_task_model(self.model.encoder, folder, weights, {**self.encoder_manifest(), "task": task})
