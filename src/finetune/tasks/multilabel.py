@@ -72,7 +72,7 @@ class Multilabel(PooledTask[MultilabelConfig]):
         weights = (count - positives) / np.maximum(positives, 1)  # a label that no image has weighs nothing anywhere
         clamped = np.clip(weights, 1 / MAX_WEIGHT, MAX_WEIGHT)
         log.info(
-            "task.pos_weight=auto: images with a label weigh %.3g to %.3g times those without (%d of %d labels clamped)",
+            "task.pos_weight=auto: images with a label weigh %.3g to %.3g times those without (clamped: %d of %d)",
             clamped.min(),
             clamped.max(),
             int((clamped != weights).sum()),
@@ -87,7 +87,7 @@ class Multilabel(PooledTask[MultilabelConfig]):
             return F.binary_cross_entropy_with_logits(output.float(), _targets(batch), pos_weight=self.pos_weight)
 
     def metrics(self) -> dict[str, Metric]:
-        """Mean average precision, F1 over all decisions (micro) and over the labels (macro), the loss without weights."""
+        """Mean average precision, F1 over all decisions (micro) and labels (macro), and the loss without weights."""
         from torchmetrics import MeanMetric
         from torchmetrics.classification import MultilabelF1Score
 
@@ -114,8 +114,10 @@ class Multilabel(PooledTask[MultilabelConfig]):
         probability = output.float().sigmoid()
         given = (probability > self.settings.threshold).tolist()
         return [
-            {"labels": [name for name, is_given in zip(self.subject.classes, row, strict=True) if is_given],
-             "probabilities": values}
+            {
+                "labels": [name for name, is_given in zip(self.subject.classes, row, strict=True) if is_given],
+                "probabilities": values,
+            }
             for row, values in zip(given, probability.tolist(), strict=True)
         ]
 

@@ -1,4 +1,4 @@
-"""What tasks share that give one answer for a whole image: crops, colour and flips, and a linear layer on the pooled map."""
+"""What tasks share that give one answer for a whole image: crops, flips, and one linear layer on the pooled map."""
 
 from __future__ import annotations
 

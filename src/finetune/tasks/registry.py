@@ -1,6 +1,6 @@
 """The tasks by their kind, and the union of their settings. A new task is one more line here."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -13,4 +13,4 @@ TASKS: dict[str, type[Task[Any]]] = {task.kind: task for task in (Classify, Mult
 if TYPE_CHECKING:
     AnyTaskConfig = TaskConfig
 else:  # which of them is told by `kind`
-    AnyTaskConfig = Annotated[Union[tuple(task.Settings for task in TASKS.values())], Field(discriminator="kind")]
+    AnyTaskConfig = Annotated[tuple(task.Settings for task in TASKS.values()), Field(discriminator="kind")]

@@ -40,10 +40,8 @@ class Data(Protocol):
 
     @property
     def train(self) -> Source: ...
-    @property
-    def train_indices(self) -> Sized: ...
-    @property
-    def val_indices(self) -> Sized: ...
+
+    num_train: int
 
 
 D = TypeVar("D", bound=Data)
@@ -141,7 +139,7 @@ def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[
         network = parts.network(data)
     if config.compile:
         encoder_of(network).compile_blocks()
-    plan = make_plan(config, accumulation=accumulation, num_samples=len(data.train_indices))
+    plan = make_plan(config, accumulation=accumulation, num_samples=data.num_train)
     provenance = Provenance(
         mean=mean,
         std=std,
@@ -160,7 +158,7 @@ def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[
         ],
         derived={
             "parameters": num_parameters(network),
-            "images": len(data.train_indices),
+            "images": data.num_train,
             **parts.derived(network, data),
             **_common_derived(config, encoder_of(network), plan),
         },
