@@ -15,7 +15,7 @@ from torch import Tensor
 
 from swinmim import private
 from swinmim.checkpoint import io
-from swinmim.checkpoint.stream import Entry, HashedFile, digest
+from swinmim.checkpoint.digest import Entry, HashedFile, digest
 from swinmim.errors import CheckpointError
 from swinmim.training.callback_settings import CheckpointConfig
 from swinmim.training.state_io import StateIO
