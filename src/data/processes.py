@@ -10,7 +10,7 @@ _SIGNALS = {signal.SIGTERM, signal.SIGUSR1}
 
 
 def heed_only_the_parent(worker: int) -> None:
-    """Ignore SIGUSR1, and SIGTERM unless the process that started this one sends it; end by SIGALRM, whatever that
+    """Ignore SIGUSR1, and SIGTERM unless the process that started this one sends it; end by SIGPROF, whatever that
     process does with it, and with it. A `worker_init_fn`.
 
     Schedulers signal every process of a job. The ranks answer with a last checkpoint and need their loaders for the
@@ -19,7 +19,7 @@ def heed_only_the_parent(worker: int) -> None:
     del worker
     waits = hasattr(signal, "sigwaitinfo")  # not on macOS
     if waits:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before any thread that could take it instead
     parent = end_with_parent()

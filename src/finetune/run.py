@@ -1,8 +1,7 @@
 """One fine-tuning run: encoder folder and labelled images -> task model."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,18 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 from torch import nn
 
-from data.loading.modules import ClassifyData
+from data.codecs.decode import DecodeError
+from data.codecs.targets import decode_target
+from data.loading.module import Part, ShardData
 from data.loading.stats import Stats, resolve_stats
-from data.loading.views import ClassifyAugment
-from data.open import open_labelled
+from data.open import labelled_parts, loader_settings
 from data.order.epoch import accumulation
-from data.order.subsets import few_labels, split
-from data.shards.set import require_labels
-from data.write.writer import WriteOptions
 from finetune.config import FinetuneConfig
-from finetune.module import ClassifyModule
-from finetune.tasks.classify import Classifier
+from finetune.module import TaskModule
+from finetune.task import Subject, TaskModel
+from finetune.tasks.registry import TASKS
 from swinmim.checkpoint.encoder import describe_encoder, load_encoder, load_manifest
 from swinmim.config import ModelConfig, config_errors, load
-from swinmim.errors import ConfigError
 from swinmim.models.architecture import get_architecture
 from swinmim.models.swinv2 import SwinV2
 from swinmim.training.callbacks.checkpoint import Monitor
@@ -40,10 +37,10 @@ class FinetuneParts:
     """The parts of a fine-tuning run, see `swinmim.training.execute`."""
 
     command = "finetune"
-    monitor: Monitor = ("val/top1", "max")
 
     def __init__(self, config: FinetuneConfig) -> None:
         self.config = config
+        self.monitor: Monitor = TASKS[config.task.kind].monitor
 
     def accumulation(self) -> int:
         return accumulation(self.config.global_batch_size, self.config.trainer.world_size, self.config.batch_size)
@@ -51,24 +48,40 @@ class FinetuneParts:
     def shape(self) -> SwinV2:
         return build_encoder(self.config, load_weights=False)
 
-    def data(self, shape: SwinV2) -> ClassifyData:
-        return build_data(self.config, shape)
+    def data(self, shape: SwinV2) -> ShardData:
+        config, kind = self.config, TASKS[self.config.task.kind]
+        train, val = labelled_parts(config.data, seed=config.seed, channels=shape.in_chans, needs=kind.needs)
+        subject = Subject(
+            classes=train.shards.classes,
+            channels=train.shards.channels,
+            bits=train.shards.bits,
+            facts=kind.survey(config.task, _targets(train)),
+        )
+        self.task = kind(config.task, subject)
+        settings = loader_settings(
+            config.data,
+            shape.resolution,
+            seed=config.seed,
+            global_batch=config.global_batch_size,
+            batch_size=config.batch_size,
+        )
+        return ShardData(train, val, *self.task.views(shape.resolution), settings)
 
-    def statistics(self, data: ClassifyData) -> Stats:
+    def statistics(self, data: ShardData) -> Stats:
         return resolve_stats(self.config.data, data.train, encoder_stats(self.config))
 
-    def network(self, data: ClassifyData, *, load_weights: bool = True) -> Classifier:
-        return Classifier(build_encoder(self.config, load_weights=load_weights), len(data.classes))
+    def network(self, data: ShardData, *, load_weights: bool = True) -> TaskModel:
+        return TaskModel(build_encoder(self.config, load_weights=load_weights), self.task)
 
     def module(
         self,
-        network: Classifier,
-        data: ClassifyData,
+        network: TaskModel,
+        data: ShardData,
         plan: Plan,
         provenance: Provenance,
         build: Callable[[], nn.Module] | None,
-    ) -> ClassifyModule:
-        return ClassifyModule(network, self.config, plan, provenance, build, classes=data.classes)
+    ) -> TaskModule:
+        return TaskModule(network, self.task, self.config, plan, provenance, build)
 
     def recipe(self) -> dict[str, Any]:
         return {
@@ -77,11 +90,11 @@ class FinetuneParts:
             "labels_per_class": self.config.data.labels_per_class,
         }
 
-    def derived(self, network: Classifier, data: ClassifyData) -> dict[str, object]:
+    def derived(self, network: TaskModel, data: ShardData) -> dict[str, object]:
         encoder = network.encoder
         return {
-            "classes": len(data.classes),
-            "validation_images": len(data.val_indices),
+            "classes": len(self.task.subject.classes),
+            "validation_images": data.num_val,
             "resolution": f"{encoder.resolution[0]}x{encoder.resolution[1]}",
             "pretrained_windows": ", ".join(f"{h}x{w}" for h, w in encoder.pretrained_windows),
         }
@@ -91,12 +104,23 @@ class FinetuneParts:
 
     def verdict(self, metrics: Mapping[str, float], output_dir: Path) -> str:
         """How good, where is the result, what comes next."""
-        lines = []
-        if "val/top1" in metrics:
-            lines.append(f"validation top-1 {100 * metrics['val/top1']:.2f} %")
-        lines.append(f"model     {output_dir / 'encoder'}")
-        lines.append(f"next      timm.create_model('local-dir:{output_dir / 'encoder'}', pretrained=True)")
+        folder = output_dir / "encoder"
+        lines = [self.task.verdict(metrics)] if metrics else []
+        lines.append(f"model     {folder}")
+        lines.append(f"next      timm.create_model('local-dir:{folder}', pretrained=True)")
         return "\n".join(lines)
+
+
+def _targets(part: Part) -> Iterator[Any]:
+    """The targets of a set, one by one; damaged ones are left out here as they are in training."""
+    shards = part.shards
+    if shards.target is None:
+        return
+    for index in part.sorted_indices().tolist():
+        try:
+            yield decode_target(shards.target, shards.read(index).target, len(shards.classes))
+        except DecodeError:
+            continue
 
 
 def build_encoder(config: FinetuneConfig, *, load_weights: bool = True) -> SwinV2:
@@ -127,58 +151,10 @@ def encoder_stats(config: FinetuneConfig) -> Stats | None:
     return tuple(origin.mean), tuple(origin.std)
 
 
-def build_data(config: FinetuneConfig, encoder: SwinV2) -> ClassifyData:
-    """Labelled training and validation images.
-
-    Raises:
-        ConfigError: the set's channels are not the encoder's.
-        DataError: no labels, too few of them, or too few images.
-    """
-    options = WriteOptions(resize=config.data.pack_resize, quality=config.data.pack_quality)
-    cache = config.data.cache_folder()
-    fetch = functools.partial(
-        open_labelled, cache_bytes=config.data.cache_bytes, allow_insecure=config.data.allow_insecure
-    )
-    train, val = fetch(config.data.path, cache, options)
-    train_indices = val_indices = None
-    if config.data.val_path is not None:
-        val = require_labels(fetch(config.data.val_path, cache, options)[0])
-    elif val is None:
-        val = train
-        train_indices, val_indices = split(len(train), config.data.val_ratio, seed=0)
-    if train.channels != encoder.in_chans:
-        raise ConfigError(f"{config.data.path} has {train.channels} channels and the encoder takes {encoder.in_chans}.")
-    if config.data.labels_per_class is not None:
-        chosen = few_labels(
-            (train.labels if train_indices is None else train.labels[train_indices]).astype("int64"),
-            config.data.labels_per_class,
-            config.seed,
-        )
-        train_indices = chosen if train_indices is None else train_indices[chosen]
-    task = config.task
-    return ClassifyData(
-        train,
-        train_indices,
-        val,
-        val_indices,
-        resolution=encoder.resolution,
-        seed=config.seed,
-        global_batch=config.global_batch_size,
-        batch_size=config.batch_size,
-        num_workers=config.data.num_workers,
-        augment=ClassifyAugment(
-            encoder.resolution, scale=task.crop_scale, num_ops=task.randaug_ops, magnitude=task.randaug_magnitude
-        ),
-        crop_ratio=task.crop_ratio,
-        max_bad_fraction=config.data.max_bad_fraction,
-        decoder=config.data.decoder,
-        lanes=config.data.lanes,
-    )
-
-
-def rebuild(info: Mapping[str, Any]) -> ClassifyModule:
+def rebuild(info: Mapping[str, Any]) -> TaskModule:
     """The module of a replay bundle, uncompiled, without its weights (see `swinmim.training.replay`)."""
     config = load(FinetuneConfig, OmegaConf.create(info["config"]))
-    model = Classifier(build_encoder(config), len(info["classes"]))
-    provenance = Provenance(mean=info["mean"], std=info["std"])
-    return ClassifyModule(model, config, Plan(**info["plan"]), provenance, classes=info["classes"])
+    subject = Subject(classes=tuple(info["classes"]), facts=info.get("facts", {}))
+    task = TASKS[config.task.kind](config.task, subject)
+    network = TaskModel(build_encoder(config), task)
+    return TaskModule(network, task, config, Plan(**info["plan"]), Provenance(mean=info["mean"], std=info["std"]))

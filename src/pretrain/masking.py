@@ -38,7 +38,7 @@ def random_mask(seed_B: Tensor, grid: tuple[int, int], mask_ratio: float) -> Ten
     """Uniformly random masks with the same count in every image, the same on every device for the same seeds.
 
     Args:
-        seed_B: int64 seeds, one per image (`ImageBatch.seed`).
+        seed_B: int64 seeds, one per image (`Batch.seed`).
         grid: units (h, w).
         mask_ratio: share of masked units, in (0, 1).
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from data.loading.batch import ImageBatch, LabelledBatch
+from data.loading.batch import Batch
 from pretrain.config import PretrainConfig
 from pretrain.masking import blurred, mask_grid, upsample_mask, visible_mean
 from pretrain.prepare import Prepare, compiled_prepare_step, prepare_step
@@ -47,11 +47,11 @@ class PretrainModule(TrainingModule):
     def model(self) -> SimMIM:
         return cast(SimMIM, self.network)
 
-    def training_loss(self, batch: ImageBatch) -> Tensor:
+    def training_loss(self, batch: Batch) -> Tensor:
         loss, _ = self.model(*self.prepare(batch, self.prepare_training, flip=self.flip))
         return loss  # type: ignore[no-any-return]
 
-    def validation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Masked L1 on fixed masks, beside two guesses that need no network."""
         images_BCHW, mask_Bhw, target_BCHW = self.prepare(batch)
         _, prediction_BCHW = self.model(images_BCHW, mask_Bhw, target_BCHW)
@@ -81,7 +81,7 @@ class PretrainModule(TrainingModule):
         local_mean, local_std = local_statistics(images_BCHW)
         return torch.zeros_like(images_BCHW), (blur_BCHW - local_mean) / local_std
 
-    def reconstruct(self, batch: ImageBatch) -> dict[str, Tensor]:
+    def reconstruct(self, batch: Batch) -> dict[str, Tensor]:
         """The columns of the picture, (B, C, H, W) each, in 0..1."""
         images_BCHW, mask_Bhw, target_BCHW = self.prepare(batch)
         _, prediction_BCHW = self.model(images_BCHW, mask_Bhw, target_BCHW)
@@ -97,7 +97,7 @@ class PretrainModule(TrainingModule):
         return {title: (images * std_C11 + mean_C11).clamp(0, 1) for title, images in columns.items()}
 
     def prepare(
-        self, batch: ImageBatch, prepare: Prepare = prepare_step, *, flip: bool = False
+        self, batch: Batch, prepare: Prepare = prepare_step, *, flip: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Images, mask and target of a batch, see `prepare_step`."""
         model = self.model

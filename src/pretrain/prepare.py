@@ -30,7 +30,7 @@ def prepare_step(
 
     Args:
         image_BHWC: uint8 images.
-        seed_B: int64 seeds, one per image (`ImageBatch.seed`).
+        seed_B: int64 seeds, one per image (`Batch.seed`).
         mean_C, std_C: per channel, in 0..1 units.
         flip: mirror half of the images.
         grid: mask units (h, w), see `mask_grid`.

@@ -9,9 +9,10 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 from torch import nn
 
-from data.loading.modules import PretrainData, pretrain_data
+from data.loading.module import ShardData, StreamData
 from data.loading.stats import Stats, resolve_stats
-from data.open import open_data
+from data.loading.views import CenterCrop, RandomCrop
+from data.open import loader_settings, open_data, pretrain_data
 from data.order.epoch import accumulation
 from pretrain.config import PretrainConfig
 from pretrain.masking import mask_grid, num_masked
@@ -48,7 +49,7 @@ class PretrainParts:
     def shape(self) -> SimMIM:
         return build_model(self.config, load_weights=False)
 
-    def data(self, shape: SimMIM) -> PretrainData:
+    def data(self, shape: SimMIM) -> ShardData | StreamData:
         """Training images, and a held-out part that is the same for every run on the set.
 
         Raises:
@@ -62,27 +63,23 @@ class PretrainParts:
                 f"{config.data.path} has {shards.channels} channels and model.in_chans={config.model.in_chans}. "
                 f"Add model.in_chans={shards.channels}."
             )
-        return pretrain_data(
-            config.data,
-            shards,
-            resolution=shape.encoder.resolution,
-            seed=config.seed,
-            global_batch=config.global_batch_size,
-            batch_size=config.batch_size,
-            scale=config.augment.scale,
-            ratio=config.augment.ratio,
+        size = shape.encoder.resolution
+        settings = loader_settings(
+            config.data, size, seed=config.seed, global_batch=config.global_batch_size, batch_size=config.batch_size
         )
+        view = RandomCrop(size, config.augment.scale, config.augment.ratio)
+        return pretrain_data(config.data, shards, view, CenterCrop(size, 1.0), settings)
 
-    def statistics(self, data: PretrainData) -> Stats:
+    def statistics(self, data: ShardData | StreamData) -> Stats:
         return resolve_stats(self.config.data, data.train)
 
-    def network(self, data: PretrainData, *, load_weights: bool = True) -> SimMIM:
+    def network(self, data: ShardData | StreamData, *, load_weights: bool = True) -> SimMIM:
         return build_model(self.config, load_weights=load_weights)
 
     def module(
         self,
         network: SimMIM,
-        data: PretrainData,
+        data: ShardData | StreamData,
         plan: Plan,
         provenance: Provenance,
         build: Callable[[], nn.Module] | None,
@@ -97,10 +94,10 @@ class PretrainParts:
             "augment": dataclasses.asdict(config.augment),
         }
 
-    def derived(self, network: SimMIM, data: PretrainData) -> dict[str, object]:
+    def derived(self, network: SimMIM, data: ShardData | StreamData) -> dict[str, object]:
         grid = mask_grid(network.encoder.resolution, network.mask_unit)
         return {
-            "held_out_images": len(data.val_indices),
+            "held_out_images": data.num_val,
             "masked_units": f"{num_masked(grid, network.mask_ratio)} of {grid[0] * grid[1]}",
         }
 

@@ -1,29 +1,30 @@
-"""Names that Lightning and torch call private: one function and one test each, with the version they were read from.
+"""What Lightning and torch offer only under private names: one function each, with the version it was read from.
 
-Their modules are imported inside the functions, so that importing this file costs nothing.
+A new version that renames one breaks its test in `tests/swinmim/test_private.py` and this file, nothing else. Lightning
+and torch are imported by the functions, so that importing this file costs nothing.
 """
 
-from __future__ import annotations
-
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import subprocess
 
-    import lightning as L
     from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.loops import _FitLoop
     from lightning.pytorch.loops.progress import _ProcessedTracker, _Progress
     from lightning.pytorch.strategies import DeepSpeedStrategy
 
 
-def cluster_environment(trainer: L.Trainer) -> ClusterEnvironment:
-    """What tells a trainer its ranks and the main address. Lightning 2.6.6."""
+def cluster_environment(trainer: "Trainer") -> "ClusterEnvironment":
+    """What tells a trainer its ranks and the main address (Lightning 2.6.6)."""
     return trainer._accelerator_connector.cluster_environment
 
 
-def started_ranks(trainer: L.Trainer) -> list[subprocess.Popen[bytes]]:
-    """The other ranks, where Lightning itself has started them from this process. Lightning 2.6.6."""
+def started_ranks(trainer: "Trainer") -> "list[subprocess.Popen[bytes]]":
+    """The other ranks, where Lightning itself has started them from this process (Lightning 2.6.6)."""
     from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
     launcher = trainer.strategy.launcher
@@ -31,42 +32,67 @@ def started_ranks(trainer: L.Trainer) -> list[subprocess.Popen[bytes]]:
 
 
 def dismiss_child_observer() -> None:
-    """End Lightning's thread that kills this process when a rank it started ends with any code but 0. Lightning 2.6.6."""
+    """End Lightning's thread that kills this process when a rank it started ends with any code but 0 (2.6.6)."""
     for thread in threading.enumerate():
         if thread.name == "child-process-observer":
             thread._run = lambda: True  # type: ignore[attr-defined]
 
 
-def drop_sigterm_broadcast(trainer: L.Trainer) -> None:
-    """No broadcast, and no wait for the device, at every micro-batch to ask whether rank 0 got SIGTERM. Lightning 2.6.6."""
+def drop_sigterm_broadcast(trainer: "Trainer") -> None:
+    """No broadcast, and no wait for the device, at every micro-batch to ask whether rank 0 got SIGTERM (2.6.6)."""
     loop = trainer.fit_loop.epoch_loop
     assert hasattr(loop, "_broadcast_sigterm_tensor")
     loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
-def counters(progress: _Progress) -> _ProcessedTracker:
-    """What a loop has readied, started, processed and completed since it began. Lightning 2.6.6."""
+def adds_distributed_sampler(trainer: "Trainer") -> bool:
+    """Whether the trainer would divide the data among processes itself (Lightning 2.6.6)."""
+    return bool(trainer._accelerator_connector.use_distributed_sampler)
+
+
+def counters(progress: "_Progress") -> "_ProcessedTracker":
+    """`ready`, `started`, `processed` and `completed` of a loop, to read and to set (Lightning 2.6.6)."""
     from lightning.pytorch.loops.progress import _ProcessedTracker
 
     assert isinstance(progress.current, _ProcessedTracker)
     return progress.current
 
 
-def total_counters(progress: _Progress) -> _ProcessedTracker:
-    """The same over all restarts. Lightning 2.6.6."""
+def total_counters(progress: "_Progress") -> "_ProcessedTracker":
+    """The same, summed over all times that the loop ran (Lightning 2.6.6)."""
     from lightning.pytorch.loops.progress import _ProcessedTracker
 
     assert isinstance(progress.total, _ProcessedTracker)
     return progress.total
 
 
-def complete_deepspeed_config(strategy: DeepSpeedStrategy) -> None:
-    """Add what Lightning knows to the configuration before the model is set up. Lightning 2.6.6."""
+def begin_anew(loop: "_FitLoop") -> None:
+    """Let a loop and those in it forget that they were restored from a checkpoint (Lightning 2.6.6).
+
+    The fit loop's own `restarting` only reads; the setter of its base tells its children too.
+    """
+    from lightning.pytorch.loops.loop import _Loop
+
+    _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]
+
+
+def forget_workers(batches: Iterator[Any] | None) -> None:
+    """Take the workers of a `DataLoader`'s iterator off torch's watch, whose signal handler raises anew at every
+    further child that ends (torch 2.15)."""
+    from torch._C import _remove_worker_pids
+
+    if batches is not None and getattr(batches, "_worker_pids_set", False):
+        batches._worker_pids_set = False  # type: ignore[attr-defined]
+        _remove_worker_pids(id(batches))
+
+
+def complete_deepspeed_config(strategy: "DeepSpeedStrategy") -> None:
+    """Add what Lightning knows to the configuration before the model is set up (Lightning 2.6.6)."""
     strategy._init_config_if_needed()
 
 
-def start_deepspeed(strategy: DeepSpeedStrategy, *, training: bool) -> None:
-    """Lightning's `init_deepspeed` without its warning that our clipping hook is not the one that clips. 2.6.6."""
+def start_deepspeed(strategy: "DeepSpeedStrategy", *, training: bool) -> None:
+    """`init_deepspeed` without its warning that our clipping hook is not the one that clips (Lightning 2.6.6)."""
     if training:
         strategy._initialize_deepspeed_train(strategy.model)  # type: ignore[arg-type]
     else:
@@ -74,12 +100,12 @@ def start_deepspeed(strategy: DeepSpeedStrategy, *, training: bool) -> None:
 
 
 def load_universal(engine: Any, wanted: bool) -> None:
-    """Whether a DeepSpeed engine's next `load_checkpoint` expects the form for any number of ranks. DeepSpeed 0.19."""
+    """Whether an engine's next `load_checkpoint` expects the form for any number of ranks (DeepSpeed 0.19)."""
     engine._config.load_universal_checkpoint = wanted
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this machine's CPU multiplies bf16 matrices natively. torch 2.15."""
+    """Whether this machine's CPU multiplies bf16 matrices natively (torch 2.15)."""
     import torch
 
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -3,31 +3,34 @@
 import logging
 import signal
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from data.codecs.decode import DecodeError, Decoder, decode
-from data.loading.batch import LabelledBatch
+from data.codecs.bands import Pixels
+from data.codecs.decode import DecodeError, decode
+from data.codecs.targets import Boxes, decode_target
+from data.loading.batch import Batch, LoaderSettings
 from data.loading.sampler import Place
-from data.loading.views import Augment
+from data.loading.views import Seen, Target, View
 from data.order.hashing import Ints, key, sample_seeds, words
-from data.shards.local import ShardSet
+from data.shards.set import Record, SampleSet
 
 log = logging.getLogger(__name__)
 
 _SUBSTITUTES = 12  # tries before a set counts as unreadable
 _NEARBY = 4  # of them in the shard of the damaged image: another one may have to come from far away
-_PATIENCE = 300  # seconds for one image, before `heartbeat.stall_s` ends a run without naming it
+_PATIENCE = 300  # seconds of its process's own time for one image
 
 
 class _Decoding:
-    """While a sample is decoded: any fault names it, and a loader process that hangs in it ends by SIGALRM.
+    """While a sample is decoded: any fault names it, and a loader process that hangs in it ends by SIGPROF.
 
-    The kernel keeps the time, so it also ends C code that never gives the interpreter back.
+    The kernel keeps the time, so it also ends C code that never gives the interpreter back; and only the time that the
+    process computes, so a run may be suspended. Nothing waits in here: the bytes have been read before.
     """
 
     def __init__(self, name: str, limited: bool) -> None:
@@ -35,41 +38,32 @@ class _Decoding:
 
     def __enter__(self) -> None:
         if self.limited:
-            signal.alarm(_PATIENCE)
+            signal.setitimer(signal.ITIMER_PROF, _PATIENCE)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self.limited:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
         if error is not None:
             error.add_note(f"The image is {self.name}.")
 
 
-class BatchDataset(Dataset[LabelledBatch]):
+class BatchDataset(Dataset[Batch]):
     """Reads, decodes and augments the samples of a micro-batch, straight into one tensor of 8 or 16 bits.
 
     Args:
         shards: the set.
         indices: samples that substitutes may come from.
-        augment: see `Augment`.
-        resolution: (height, width) of what `augment` returns.
-        seed: of the run.
+        view: see `View`.
+        settings: of which resolution, seed and decoder matter here.
         purpose: "train" or "eval"; keeps the seeds of the two apart.
-        decoder: see `decode.Decoder`.
     """
 
     def __init__(
-        self,
-        shards: ShardSet,
-        indices: Ints,
-        augment: Augment,
-        resolution: tuple[int, int],
-        seed: int,
-        purpose: Literal["train", "eval"],
-        decoder: Decoder = "turbo",
+        self, shards: SampleSet, indices: Ints, view: View, settings: LoaderSettings, purpose: Literal["train", "eval"]
     ) -> None:
-        self.shards, self.indices, self.augment, self.resolution = shards, indices, augment, resolution
-        self.seed, self.purpose, self.decoder = seed, purpose, decoder
-        self.dtype = torch.uint8 if shards.bits == 8 else torch.uint16
+        self.shards, self.indices, self.view, self.settings, self.purpose = shards, indices, view, settings, purpose
+        self._shape = (*settings.resolution, shards.channels)
+        self._dtype = torch.uint8 if shards.bits == 8 else torch.uint16
         self._named: set[int] = set()
         self.watch(0)
 
@@ -84,28 +78,28 @@ class BatchDataset(Dataset[LabelledBatch]):
 
     def being_read(self, workers: Iterable[int]) -> list[str]:
         """ "shard: key" of the samples that these workers are decoding now, or were when they died."""
-        records = [self.shards.read(int(self._reading[n]) - 1) for n in workers if self._reading[n] > 0]
-        return [f"{record.shard}: {record.key}.{record.suffix}" for record in records]
+        return [_name(self.shards.read(int(self._reading[n]) - 1)) for n in workers if self._reading[n] > 0]
 
-    def __getitems__(self, places: list[Place]) -> LabelledBatch:
+    def __getitems__(self, places: list[Place]) -> Batch:
         """The batch of these places; the stock DataLoader calls this with what the batch sampler yields."""
-        shape = (len(places), *self.resolution, self.shards.channels)
-        image = torch.empty(shape, dtype=self.dtype)
+        image = torch.empty(len(places), *self._shape, dtype=self._dtype)
         worker = get_worker_info()
         if worker is not None:
             # Filled where the trainer will read it, instead of copied there later.
             image.share_memory_()  # type: ignore[no-untyped-call]
-        seeds = sample_seeds(self.seed, places[0].epoch, np.array([place.position for place in places]), self.purpose)
+        positions = np.array([place.position for place in places])
+        seeds = sample_seeds(self.settings.seed, places[0].epoch, positions, self.purpose)
         rows = image.numpy()  # as for `_reading`: an assignment through numpy takes a tenth of the time
-        index, label = [], []
+        index, label, target = [], [], []
         for row, (place, seed) in enumerate(zip(places, seeds.tolist(), strict=True)):
-            crop, found, of = self._load(place.sample, seed, worker.id if worker is not None else None)
-            rows[row] = crop
-            index.append(found)
-            label.append(of)
+            found = self._load(place.sample, seed, worker.id if worker is not None else None)
+            rows[row] = found.image
+            index.append(found.index)
+            label.append(found.label)
+            target.append(found.target)
         valid = torch.tensor([place.valid for place in places])
         substituted = valid & torch.tensor([found != place.sample for found, place in zip(index, places, strict=True)])
-        return {
+        batch: Batch = {
             "image": image,
             "seed": torch.from_numpy(seeds),
             "index": torch.tensor(index),
@@ -113,9 +107,12 @@ class BatchDataset(Dataset[LabelledBatch]):
             "label": torch.tensor(label),
             "valid": valid & ~substituted if self.purpose == "eval" else valid,
         }
+        if self.shards.target is not None:
+            batch["target"] = _together(target)
+        return batch
 
-    def _load(self, planned: int, seed: int, worker: int | None) -> tuple[Tensor, int, int]:
-        """Image, index and label of a sample, or of its substitute, which depends on the sample and its seed only.
+    def _load(self, planned: int, seed: int, worker: int | None) -> "_Loaded":
+        """A sample, or its substitute, which depends on the sample and its seed only.
 
         The index is -1 and the image black when the substitutes are damaged too; the loader ends the run for it.
         """
@@ -123,20 +120,45 @@ class BatchDataset(Dataset[LabelledBatch]):
         for attempt in range(_SUBSTITUTES + 1):
             reading[worker or 0] = index + 1
             record = self.shards.read(index)
-            name = f"{record.shard}: {record.key}.{record.suffix}"
             try:
-                with _Decoding(name, worker is not None):
-                    pixels = decode(record.data, self.shards.channels, bits=self.shards.bits, decoder=self.decoder)
-                    image = self.augment(pixels, seed)
+                with _Decoding(_name(record), worker is not None):
+                    pixels, target = self._decode(record)
+                    image, seen = self.view(pixels, target, seed)
             except DecodeError as error:
-                self._warn(index, f"{name}: {error}")
+                self._warn(index, f"{_name(record)}: {error}")
             else:
                 reading[worker or 0] = 0
-                return image, index, record.label
+                return _Loaded(image, seen, index, record.label)
             draw = int(words(key("substitute", seed), np.array([attempt]))[0])
             near = self._shard_of(planned) if attempt < _NEARBY else self.indices
             index = int(near[draw % len(near)])
-        return torch.zeros(*self.resolution, self.shards.channels, dtype=self.dtype), -1, -1
+        image = torch.zeros(self._shape, dtype=self._dtype)
+        _, seen = self.view(image, self._nothing(), seed)  # of the shape of the others
+        return _Loaded(image, seen, -1, -1)
+
+    def _decode(self, record: Record) -> tuple[Pixels, Target]:
+        shards = self.shards
+        pixels = decode(record.data, shards.channels, bits=shards.bits, decoder=self.settings.decoder)
+        if shards.target is None:
+            return pixels, None
+        target = decode_target(shards.target, record.target, len(shards.classes))
+        if shards.target == "mask" and target.shape != pixels.shape[:2]:
+            raise DecodeError(f"a mask of {target.shape} for an image of {pixels.shape[:2]}")
+        return pixels, target
+
+    def _nothing(self) -> Target:
+        """The target of a black image."""
+        match self.shards.target:
+            case None:
+                return None
+            case "labels":
+                return np.zeros(len(self.shards.classes), bool)
+            case "value":
+                return np.zeros(len(self.shards.classes), np.float32)
+            case "mask":
+                return np.zeros(self.settings.resolution, np.uint8)
+            case "boxes":
+                return Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
 
     def _shard_of(self, index: int) -> Ints:
         """Those of `indices` that lie in the shard of sample `index`."""
@@ -149,3 +171,21 @@ class BatchDataset(Dataset[LabelledBatch]):
             self._named.add(index)
             then = "another image takes its place" if self.purpose == "train" else "it is left out"
             log.warning("cannot decode %s; %s", reason, then)
+
+
+class _Loaded(NamedTuple):
+    image: Tensor
+    target: Seen
+    index: int
+    label: int
+
+
+def _name(record: Record) -> str:
+    return f"{record.shard}: {record.key}.{record.suffix}"
+
+
+def _together(targets: list[Any]) -> Tensor | list[Any]:
+    """One tensor where all are tensors of one shape."""
+    if all(isinstance(target, Tensor) and target.shape == targets[0].shape for target in targets):
+        return torch.stack(targets)
+    return targets

@@ -5,7 +5,7 @@ below 2**63, so CPU and GPU give the same bits; a compiled step calls the same c
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,23 +16,36 @@ MASK_STREAM = 1
 _WORD = 0xFFFFFFFF
 
 
-def _multiply(word: Tensor, factor: int) -> Tensor:
+Word = TypeVar("Word", Tensor, int)
+
+
+def _multiply(word: Word, factor: int) -> Word:
     """word * factor modulo 2**32, without an intermediate beyond 2**48 + 2**32."""
     return ((word & 0xFFFF) * factor + ((((word >> 16) * factor) & 0xFFFF) << 16)) & _WORD
 
 
-def _mix(word: Tensor) -> Tensor:
+def _mix(word: Word) -> Word:
     """The lowbias32 finaliser (github.com/skeeto/hash-prospector), a bijection of 32-bit words."""
     word = _multiply(word ^ (word >> 16), 0x21F0AAAD)
     word = _multiply(word ^ (word >> 15), 0xD35A2D97)
     return word ^ (word >> 15)
 
 
+def _bits(seed: Word, counter: Word, stream: int) -> Word:
+    """62 bits for each seed and counter, which are broadcast."""
+    low, high = seed & _WORD, (seed >> 32) & _WORD
+    state = _mix(low ^ _mix((high + (stream + 1) * 0x9E3779B9) & _WORD))
+    other = _mix(high ^ _mix((low + (stream + 1) * 0x85EBCA6B) & _WORD))
+    first = _mix(_mix((state + counter * 0x9E3779B9) & _WORD) ^ other)
+    second = _mix(_mix((other + counter * 0xC2B2AE35) & _WORD) ^ state)
+    return (first << 30) | (second >> 2)
+
+
 def hash_bits(seed_B: Tensor, stream: int, count: int) -> Tensor:
     """Random bits that depend on (seed, stream, counter) only.
 
     Args:
-        seed_B: int64 (B,), as in `ImageBatch.seed`.
+        seed_B: int64 (B,), as in `Batch.seed`.
         stream: small non-negative number that keeps uses apart (`FLIP_STREAM`, `MASK_STREAM`).
         count: numbers per sample.
 
@@ -46,18 +59,18 @@ def hash_bits(seed_B: Tensor, stream: int, count: int) -> Tensor:
 # two: it would take minutes over a few kilobytes of numbers.
 @torch.library.custom_op("swinmim::hash_bits", mutates_args=())
 def _hash_bits(seed_B: Tensor, stream: int, count: int) -> Tensor:
-    low, high = seed_B & _WORD, (seed_B >> 32) & _WORD
-    state = _mix(low ^ _mix((high + (stream + 1) * 0x9E3779B9) & _WORD))[:, None]
-    other = _mix(high ^ _mix((low + (stream + 1) * 0x85EBCA6B) & _WORD))[:, None]
-    counter = torch.arange(1, count + 1, device=seed_B.device, dtype=torch.int64)[None]
-    first = _mix(_mix((state + counter * 0x9E3779B9) & _WORD) ^ other)
-    second = _mix(_mix((other + counter * 0xC2B2AE35) & _WORD) ^ state)
-    return (first << 30) | (second >> 2)
+    counter = torch.arange(1, count + 1, device=seed_B.device, dtype=torch.int64)
+    return _bits(seed_B[:, None], counter[None], stream)
 
 
 @_hash_bits.register_fake
 def _(seed_B: Tensor, stream: int, count: int) -> Tensor:
     return seed_B.new_empty(len(seed_B), count)
+
+
+def flips(seed: int) -> bool:
+    """Whether `random_flip` mirrors the image of this seed; in Python's own integers, for one image at a time."""
+    return bool(_bits(seed, 1, FLIP_STREAM) & 1)
 
 
 def random_flip(image_BHWC: Tensor, seed_B: Tensor) -> Tensor:

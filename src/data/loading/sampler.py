@@ -9,9 +9,9 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from data.loading.ahead import Ahead
-from data.order.epoch import EpochOrder, ShardStarts, accumulation, epoch_batches, rank_slice
+from data.order.epoch import accumulation, epoch_batches, rank_slice
 from data.order.hashing import Ints
-from data.order.mixture import MixedOrder
+from data.shards.set import BatchOrder
 
 
 class Place(NamedTuple):
@@ -28,15 +28,10 @@ class TrainSampler(Sampler[list[Place]]):
 
     Args:
         indices: sorted sample indices that take part, int64.
-        sizes: how many of them lie in each shard.
+        order: positions in `indices` of each global batch.
         global_batch: samples per optimizer step over all ranks.
         batch_size: samples of one micro-batch of one rank.
         rank, world: this process among all.
-        seed: key of the order.
-        epoch: the epoch to begin with.
-        start_batch: micro-batches of that first epoch to leave out; later epochs begin at 0.
-        lanes, block: see `EpochOrder`.
-        order: takes the place of `EpochOrder`; its batches are positions in `indices`.
         ahead: starts to prepare what comes, from an iterator over the samples of the following global batches.
         on_epoch: called by `set_epoch`, before the epoch is read.
     """
@@ -44,30 +39,20 @@ class TrainSampler(Sampler[list[Place]]):
     def __init__(
         self,
         indices: Ints,
-        sizes: Ints,
+        order: BatchOrder,
         global_batch: int,
         batch_size: int,
         *,
         rank: int = 0,
         world: int = 1,
-        seed: int = 0,
-        epoch: int = 0,
-        start_batch: int = 0,
-        lanes: int = 1,
-        block: int = 8,
-        order: MixedOrder | None = None,
         ahead: Callable[[Iterator[Ints]], Ahead] | None = None,
         on_epoch: Callable[[int], None] | None = None,
     ) -> None:
-        self.indices, self.shards = indices, ShardStarts(sizes)
-        self.global_batch, self.batch_size = global_batch, batch_size
-        self.seed, self.lanes, self.block = seed, lanes, block
+        self.indices, self.global_batch, self.batch_size = indices, global_batch, batch_size
         self.accumulation = accumulation(global_batch, world, batch_size)
         self.slice = rank_slice(global_batch, rank, world)
-        self._mixed, self._ahead = order, ahead
-        self.epoch = epoch
-        self._start_epoch, self._start_batch = epoch, start_batch
-        self._on_epoch = on_epoch
+        self._order, self._ahead, self._on_epoch = order, ahead, on_epoch
+        self.seek(0, 0)
 
     @property
     def sampler(self) -> "TrainSampler":
@@ -116,9 +101,7 @@ class TrainSampler(Sampler[list[Place]]):
         return self._ahead(self.indices[other(s)] for s in range(step, len(self) // self.accumulation))
 
     def _batches(self, epoch: int) -> Callable[[int], Ints]:
-        if self._mixed is not None:
-            return partial(copy.deepcopy(self._mixed).batch, epoch)
-        return EpochOrder(self.shards, self.global_batch, self.seed, epoch, lanes=self.lanes, block=self.block).batch
+        return partial(copy.deepcopy(self._order).batch, epoch)
 
 
 class EvalSampler(Sampler[list[Place]]):

@@ -1,7 +1,7 @@
 """Mean and deviation for normalisation."""
 
 from data.config import DataConfig
-from data.shards.local import ShardSet
+from data.shards.set import ImageSet
 from swinmim.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -10,7 +10,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Stats = tuple[tuple[float, ...], tuple[float, ...]]
 
 
-def resolve_stats(config: DataConfig, shards: ShardSet, encoder_stats: Stats | None = None) -> Stats:
+def resolve_stats(config: DataConfig, shards: ImageSet, encoder_stats: Stats | None = None) -> Stats:
     """Per-channel mean and standard deviation in 0..1 units.
 
     Args:

@@ -7,62 +7,46 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from data.codecs.decode import MAX_BYTES, DecodeError, Decoder, decode
-from data.loading.batch import LabelledBatch
-from data.loading.views import Augment
+from data.codecs.decode import MAX_BYTES, DecodeError, decode
+from data.loading.batch import Batch, LoaderSettings
+from data.loading.damage import StreamDamage
+from data.loading.views import View
 from data.order.hashing import key, sample_seeds, words
 from data.processes import heed_only_the_parent, worker_context
-from data.shards.remote import is_url
-from data.shards.streamed import _FEW_SHARDS
+from data.shards.streamed import StreamSet
 from data.shards.tar_stream import BadShard, ForeignTars, Sample
 from swinmim.errors import DataError
 
 log = logging.getLogger(__name__)
 
-_FEW_BAD = 16  # damaged images that are always tolerated, per process
 _HOPELESS = 64  # damaged images, or shards without an image, one after the other; damaged shards: an eighth
-_EVERY = 16  # batches between two counts over all ranks: each waits for the device
 _KEPT = 1000  # samples that are shuffled among each other
 _KEPT_BYTES = 256 << 20  # and what they may take in each loader process
 
 
-class StreamDataset(IterableDataset[tuple[LabelledBatch, Tensor]]):
+class StreamDataset(IterableDataset[tuple[Batch, Tensor]]):
     """Micro-batches without end. Every rank and worker draws shards at random, with repetition, from its own seed.
 
     Beside each batch lies what was met since the one before, int64 (5,): images, damaged images, shards, damaged
     shards, and 1 when there is nothing left to read. Then the batch is black.
 
     Args:
-        urls: of the shards.
-        augment, resolution, channels, decoder: as for `BatchDataset`.
-        batch_size: samples of a micro-batch.
+        shards: the tars.
+        view: see `View`.
+        settings: of which resolution, batch size and decoder matter here.
         seed: of shards, shuffling and augmentation; another one for every start, since there is no position to keep.
         rank, world: this process among all.
-        allow_insecure, first_pause: see `ForeignTars`.
     """
 
     def __init__(
-        self,
-        urls: list[str],
-        augment: Augment,
-        resolution: tuple[int, int],
-        channels: int,
-        batch_size: int,
-        seed: int,
-        *,
-        rank: int = 0,
-        world: int = 1,
-        decoder: Decoder = "turbo",
-        allow_insecure: bool = False,
-        first_pause: float = 1.0,
+        self, shards: StreamSet, view: View, settings: LoaderSettings, seed: int, *, rank: int = 0, world: int = 1
     ) -> None:
-        self.urls, self.augment, self.resolution, self.channels = urls, augment, resolution, channels
-        self.batch_size, self.seed, self.rank, self.world, self.decoder = batch_size, seed, rank, world, decoder
-        self.tars = ForeignTars(allow_insecure=allow_insecure, first_pause=first_pause)
+        self.urls, self.channels, self.fork_safe = shards.urls, shards.channels, shards.fork_safe
+        self.view, self.settings, self.seed, self.rank, self.world = view, settings, seed, rank, world
+        self.tars = ForeignTars(allow_insecure=shards.allow_insecure)
         self._met = torch.zeros(5, dtype=torch.int64)
 
     def samples(self, stream: int) -> Iterator[Sample]:
@@ -104,23 +88,24 @@ class StreamDataset(IterableDataset[tuple[LabelledBatch, Tensor]]):
             try:
                 if len(sample.data) > MAX_BYTES:
                     raise DecodeError(f"{len(sample.data)} bytes")
-                pixels = decode(sample.data, self.channels, decoder=self.decoder)
+                pixels = decode(sample.data, self.channels, decoder=self.settings.decoder)
             except DecodeError as error:
                 log.warning("cannot decode %s: %s; the next image takes its place", sample.name, error)
                 self._met[1] += 1
             else:
-                return self.augment(pixels, seed), sample.label, damaged > 0
+                return self.view(pixels, None, seed)[0], sample.label, damaged > 0
         return None
 
-    def __iter__(self) -> Iterator[tuple[LabelledBatch, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Batch, Tensor]]:
         worker = get_worker_info()
         stream = self.rank + self.world * (worker.id if worker is not None else 0)
         samples = self.samples(stream)
+        size = self.settings.batch_size
         for batch in itertools.count():
-            seeds = sample_seeds(key("stream", self.seed, stream), batch, np.arange(self.batch_size))
-            image = torch.zeros((self.batch_size, *self.resolution, self.channels), dtype=torch.uint8)
-            label = torch.full((self.batch_size,), -1)
-            substituted = torch.zeros(self.batch_size, dtype=torch.bool)
+            seeds = sample_seeds(key("stream", self.seed, stream), batch, np.arange(size))
+            image = torch.zeros((size, *self.settings.resolution, self.channels), dtype=torch.uint8)
+            label = torch.full((size,), -1)
+            substituted = torch.zeros(size, dtype=torch.bool)
             for row, seed in enumerate(seeds.tolist()):
                 found = self._image(samples, seed)
                 if found is None:
@@ -132,16 +117,16 @@ class StreamDataset(IterableDataset[tuple[LabelledBatch, Tensor]]):
                 {
                     "image": image,
                     "seed": torch.from_numpy(seeds),
-                    "index": torch.full((self.batch_size,), -1),
+                    "index": torch.full((size,), -1),
                     "substituted": substituted,
                     "label": label,
-                    "valid": torch.ones(self.batch_size, dtype=torch.bool),
+                    "valid": torch.ones(size, dtype=torch.bool),
                 },
                 met,
             )
 
 
-class StreamLoader(DataLoader[LabelledBatch]):
+class StreamLoader(DataLoader[Batch]):
     """So many micro-batches of a `StreamDataset`; the same number on every rank, whatever the shards hold.
 
     Args:
@@ -157,12 +142,11 @@ class StreamLoader(DataLoader[LabelledBatch]):
             batch_size=None,
             num_workers=num_workers,
             worker_init_fn=heed_only_the_parent,
-            multiprocessing_context=worker_context(num_workers, not any(is_url(url) for url in dataset.urls)),
+            multiprocessing_context=worker_context(num_workers, dataset.fork_safe),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
         )
         self._batches, self._max_bad_fraction = batches, max_bad_fraction
-        self._met = torch.zeros(5, dtype=torch.int64)
 
     def __len__(self) -> int:
         return self._batches
@@ -174,34 +158,17 @@ class StreamLoader(DataLoader[LabelledBatch]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         del state
 
-    def __iter__(self) -> Iterator[LabelledBatch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # One stream over all epochs: starting again would repeat the same shards.
         if not hasattr(self, "_endless"):
             self._endless: Any = super().__iter__()
-        alone = not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
+            self._damage = StreamDamage(self._max_bad_fraction)
         for number in range(1, self._batches + 1):
             try:
                 batch, met = next(self._endless)
             except DataError as error:
                 raise DataError(str(error).rpartition("DataError: ")[2]) from error  # without the worker's stack
-            self._met += met
-            if alone or number % _EVERY == 0 or number == self._batches:
-                self._agree(alone)
+            self._damage.add(met)
+            if number == self._batches:
+                self._damage.agree()
             yield batch
-
-    def _agree(self, alone: bool) -> None:
-        """End the run on all ranks at the same batch: the others would wait for one that stops for ever."""
-        met, world = self._met, 1
-        if not alone:
-            world = dist.get_world_size()
-            met = met.to("cuda" if "nccl" in dist.get_backend() else "cpu", copy=True)
-            dist.all_reduce(met)
-        images, bad, shards, bad_shards, hopeless = met.tolist()
-        limit = f"max_bad_fraction={self._max_bad_fraction}"
-        named = "They are named in the warnings above."
-        if hopeless:
-            raise DataError(f"The stream holds no further image: {bad_shards} of {shards} shards are damaged. {named}")
-        if bad > max(_FEW_BAD * world, self._max_bad_fraction * images):
-            raise DataError(f"{bad} of {images} images are damaged, more than {limit}. {named}")
-        if bad_shards > max(_FEW_SHARDS * world, self._max_bad_fraction * shards):
-            raise DataError(f"{bad_shards} of {shards} shards are damaged, more than {limit}. {named}")

@@ -1,20 +1,30 @@
-"""Crops and colour on the CPU, image by image. Pure: the random numbers come from the sample's seed.
+"""Views: crops, colour and flips on the CPU, image by image, and what they do to the image's target.
 
-Images are (H, W, C) of 8 or 16 bits and stay so. Every resize is antialiased. Flip and normalise happen on the device.
+Pure: the random numbers come from the sample's seed. Images are (H, W, C) of 8 or 16 bits and stay so. Every resize of
+them is antialiased.
 """
 
 import math
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask, TVTensor
 
 from data.codecs.bands import Pixels, peak
+from data.codecs.targets import Boxes
+from data.loading.normalise import flips
 from data.order.hashing import uniform
 
 Image = Pixels | Tensor
+Box = tuple[int, int, int, int]
+"""Top, left, height, width."""
 _TRIES = 10
 
 
@@ -37,10 +47,8 @@ def resize(image_HWC: Image, resolution: tuple[int, int], interpolation: str = "
     return out[0].permute(1, 2, 0).contiguous()
 
 
-def crop_box(
-    height: int, width: int, seed: int, scale: tuple[float, float], ratio: tuple[float, float]
-) -> tuple[int, int, int, int]:
-    """The box (top, left, height, width) of a random resized crop.
+def crop_box(height: int, width: int, seed: int, scale: tuple[float, float], ratio: tuple[float, float]) -> Box:
+    """The box of a random resized crop.
 
     `scale` is the share of the area, `ratio` width / height, drawn log-uniformly, as in torchvision's
     RandomResizedCrop; when ten draws do not fit, the largest centre box of a legal ratio.
@@ -80,7 +88,20 @@ def random_resized_crop(
     Returns:
         (height, width, C), of the same type.
     """
-    top, left, h, w = crop_box(image_HWC.shape[0], image_HWC.shape[1], seed, scale, ratio)
+    box = crop_box(image_HWC.shape[0], image_HWC.shape[1], seed, scale, ratio)
+    return _cut(image_HWC, box, resolution, interpolation)
+
+
+def center_box(height: int, width: int, resolution: tuple[int, int], crop_ratio: float) -> Box:
+    """The box that `center_crop` resizes, in source pixels: the same picture as resizing the whole image, for less."""
+    factor = max(resolution[0] / crop_ratio / height, resolution[1] / crop_ratio / width)
+    h = min(height, max(1, round(resolution[0] / factor)))
+    w = min(width, max(1, round(resolution[1] / factor)))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _cut(image_HWC: Image, box: Box, resolution: tuple[int, int], interpolation: str) -> Tensor:
+    top, left, h, w = box
     return resize(_tensor(image_HWC)[top : top + h, left : left + w], resolution, interpolation)
 
 
@@ -92,22 +113,84 @@ def center_crop(
     Returns:
         (height, width, C), of the same type.
     """
-    height, width = resolution
-    factor = max(height / crop_ratio / image_HWC.shape[0], width / crop_ratio / image_HWC.shape[1])
-    # Crop first, in source pixels: the same picture for less work than resizing the whole image.
-    h = min(image_HWC.shape[0], max(1, round(height / factor)))
-    w = min(image_HWC.shape[1], max(1, round(width / factor)))
-    top, left = (image_HWC.shape[0] - h) // 2, (image_HWC.shape[1] - w) // 2
-    return resize(_tensor(image_HWC)[top : top + h, left : left + w], resolution, interpolation)
+    return _cut(
+        image_HWC, center_box(image_HWC.shape[0], image_HWC.shape[1], resolution, crop_ratio), resolution, interpolation
+    )
 
 
-class ClassifyAugment:
-    """Training augmentation for classification: random resized crop, then RandAugment.
+Target = NDArray[Any] | Boxes | None
+"""What `decode_target` gave, and None where the set has none."""
+Seen = Tensor | dict[str, Tensor] | None
+"""The same after a view: of an image of `Boxes`, a dict of its `boxes` (N, 4) float32 as x1, y1, x2, y2 and `labels`."""
+View = Callable[[Image, Target, int], tuple[Tensor, Seen]]
+"""Image (H, W, C) of 8 or 16 bits, its target, and the sample's seed to image (height, width, C) of as many, and target."""
+
+
+def see(target: Target, size: tuple[int, int], box: Box, resolution: tuple[int, int], mirrored: bool = False) -> Seen:
+    """A target of an image of this `size` after its `box` was resized to `resolution`, and perhaps mirrored.
+
+    Masks keep their classes (the nearest pixel's); boxes are cut to what is left of them, and those of less than a pixel
+    are dropped with their labels; what counts for the whole image stays as it is.
+    """
+    if target is None:
+        return None
+    if isinstance(target, Boxes):
+        corners = np.concatenate([target.boxes[:, :2], target.boxes[:, :2] + target.boxes[:, 2:]], axis=1)
+        boxes = BoundingBoxes(torch.from_numpy(corners), format=BoundingBoxFormat.XYXY, canvas_size=size)
+        boxes, kept = functional.sanitize_bounding_boxes(_move(boxes, box, resolution, mirrored))
+        return {"boxes": boxes.as_subclass(Tensor), "labels": torch.from_numpy(target.labels)[kept]}
+    if target.ndim == 2:
+        return _move(Mask(torch.from_numpy(target)[None]), box, resolution, mirrored)[0].as_subclass(Tensor)
+    return torch.from_numpy(target)
+
+
+def _move(what: TVTensor, box: Box, resolution: tuple[int, int], mirrored: bool) -> Any:
+    moved = functional.resized_crop(what, *box, size=list(resolution))
+    return functional.horizontal_flip(moved) if mirrored else moved
+
+
+class RandomCrop:
+    """The view of pretraining: `random_resized_crop` with fixed settings. Masks and boxes go along.
+
+    Args:
+        resolution: (height, width) of the result.
+        scale, ratio, interpolation: see `random_resized_crop`.
+        flip: mirror half of the images, those that `random_flip` would.
+    """
+
+    def __init__(
+        self,
+        resolution: tuple[int, int],
+        scale: tuple[float, float] = (0.67, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        *,
+        interpolation: str = "bilinear",
+        flip: bool = False,
+    ) -> None:
+        self.resolution, self.scale, self.ratio = resolution, scale, ratio
+        self.interpolation, self.flip = interpolation, flip
+
+    def __call__(self, image_HWC: Image, target: Target, seed: int) -> tuple[Tensor, Seen]:
+        size = image_HWC.shape[0], image_HWC.shape[1]
+        box = crop_box(*size, seed, self.scale, self.ratio)
+        mirrored = self.flip and flips(seed)
+        crop_HWC = self.colour(_cut(image_HWC, box, self.resolution, self.interpolation), seed)
+        seen = see(target, size, box, self.resolution, mirrored)
+        return (crop_HWC.flip(1) if mirrored else crop_HWC), seen
+
+    def colour(self, crop_HWC: Tensor, seed: int) -> Tensor:
+        """What happens to the image alone, between crop and flip."""
+        return crop_HWC
+
+
+class ClassifyAugment(RandomCrop):
+    """Training view for what counts for the whole image: random resized crop, then RandAugment, then a flip.
 
     Args:
         resolution: (height, width) of the result.
         scale, ratio: of the crop; (0.08, 1) is the ImageNet fine-tuning default.
         num_ops, magnitude: RandAugment (Cubuk et al. 2020), magnitude 0..30; num_ops=0 switches it off.
+        interpolation, flip: see `RandomCrop`.
     """
 
     def __init__(
@@ -119,13 +202,12 @@ class ClassifyAugment:
         num_ops: int = 2,
         magnitude: int = 9,
         interpolation: str = "bicubic",
+        flip: bool = False,
     ) -> None:
-        self.resolution, self.scale, self.ratio, self.interpolation = resolution, scale, ratio, interpolation
+        super().__init__(resolution, scale, ratio, interpolation=interpolation, flip=flip)
         self.rand_augment = v2.RandAugment(num_ops, magnitude) if num_ops else None
 
-    def __call__(self, image_HWC: Image, seed: int) -> Tensor:
-        """uint8 (H, W, C) to uint8 (height, width, C); the result depends on the image and the seed only."""
-        crop_HWC = random_resized_crop(image_HWC, self.resolution, seed, self.scale, self.ratio, self.interpolation)
+    def colour(self, crop_HWC: Tensor, seed: int) -> Tensor:
         if self.rand_augment is None:
             return crop_HWC
         # torchvision draws from torch's CPU generator. torch.manual_seed would also touch the GPU's, so only that one
@@ -140,25 +222,13 @@ class ClassifyAugment:
         return out_CHW.permute(1, 2, 0).contiguous()
 
 
-Augment = Callable[[Image, int], Tensor]
-"""(H, W, C) of 8 or 16 bits and the sample's seed to (height, width, C) of as many."""
-
-
-class RandomCrop:
-    """The augmentation of pretraining: `random_resized_crop` with fixed settings."""
-
-    def __init__(self, resolution: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]) -> None:
-        self.resolution, self.scale, self.ratio = resolution, scale, ratio
-
-    def __call__(self, image_HWC: Image, seed: int) -> Tensor:
-        return random_resized_crop(image_HWC, self.resolution, seed, self.scale, self.ratio)
-
-
 class CenterCrop:
-    """The view for evaluation: `center_crop`; the seed is not used."""
+    """The view for evaluation: `center_crop`; masks and boxes go along, the seed is not used."""
 
     def __init__(self, resolution: tuple[int, int], crop_ratio: float) -> None:
         self.resolution, self.crop_ratio = resolution, crop_ratio
 
-    def __call__(self, image_HWC: Image, seed: int) -> Tensor:
-        return center_crop(image_HWC, self.resolution, self.crop_ratio)
+    def __call__(self, image_HWC: Image, target: Target, seed: int) -> tuple[Tensor, Seen]:
+        size = image_HWC.shape[0], image_HWC.shape[1]
+        box = center_box(*size, self.resolution, self.crop_ratio)
+        return _cut(image_HWC, box, self.resolution, "bicubic"), see(target, size, box, self.resolution)

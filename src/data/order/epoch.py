@@ -9,7 +9,7 @@ streams may change between numpy versions and would then change a resumed run.
 """
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -184,6 +184,23 @@ class EpochOrder:
     def _block(self, place: int) -> int:
         """The block of a lane in which a place of it lies."""
         return ((place + 1) * self._blocks - 1) // self._lane_length
+
+
+class EpochOrders:
+    """The `EpochOrder` of any epoch, of which one is kept. Arguments as there, without the epoch."""
+
+    def __init__(
+        self, shards: Sequence[int] | Ints, global_batch: int, seed: int, *, lanes: int = 1, block: int = 8
+    ) -> None:
+        self.shards = ShardStarts(shards)
+        self._of = partial(EpochOrder, self.shards, global_batch, seed, lanes=lanes, block=block)
+        self._order = self._of(0)
+
+    def batch(self, epoch: int, step: int) -> Ints:
+        """`EpochOrder.batch` of an epoch."""
+        if self._order.epoch != epoch:
+            self._order = self._of(epoch)
+        return self._order.batch(step)
 
 
 def rank_slice(global_batch: int, rank: int, world: int) -> slice:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data.order.epoch import EpochOrder, ShardStarts
+from data.order.epoch import EpochOrders, epoch_batches
 from data.order.hashing import Ints, key, permutation
 
 
@@ -25,28 +25,21 @@ class MixedOrder:
     def __init__(
         self, sizes: Sequence[Ints], counts: Sequence[int], batches: int, seed: int, *, lanes: int = 1, block: int = 8
     ) -> None:
-        self.starts = [ShardStarts(part) for part in sizes]
-        self.firsts = np.concatenate(([0], np.cumsum([part.num_samples for part in self.starts])))
-        self.counts, self.batches, self.seed, self.lanes, self.block = counts, batches, seed, lanes, block
-        self._rounds: dict[int, EpochOrder] = {}
-        for number in range(len(counts)):
-            self._round(number, 0)
-
-    def _round(self, number: int, lap: int) -> EpochOrder:
-        order = self._rounds.get(number)
-        if order is None or order.epoch != lap:
-            seed = key("mix", self.seed, number)
-            order = EpochOrder(self.starts[number], self.counts[number], seed, lap, lanes=self.lanes, block=self.block)
-            self._rounds[number] = order
-        return order
+        self._sets = [
+            EpochOrders(part, count, key("mix", seed, number), lanes=lanes, block=block)
+            for number, (part, count) in enumerate(zip(sizes, counts, strict=True))
+        ]
+        self._firsts = np.cumsum([0, *(part.shards.num_samples for part in self._sets)])
+        self.counts, self.batches, self.seed, self.lanes = counts, batches, seed, lanes
 
     def batch(self, epoch: int, step: int) -> Ints:
         """Global batch `step` of an epoch; int64 (global_batch,), positions among all samples that take part."""
         lane = sum(self.counts) // self.lanes
         parts = []
         for number, count in enumerate(self.counts):
-            lap, place = divmod(epoch * self.batches + step, self.starts[number].num_samples // count)
-            chosen = self._round(number, lap).batch(place) + self.firsts[number]
+            part = self._sets[number]
+            lap, place = divmod(epoch * self.batches + step, epoch_batches(part.shards.num_samples, count))
+            chosen = part.batch(lap, place) + self._firsts[number]
             parts.append(chosen.reshape(self.lanes, count // self.lanes))
         mixed = np.concatenate(parts, axis=1)
         # Each lane holds the exact shares; a slice of it, as a rank reads it, holds them on average.

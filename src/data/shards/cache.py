@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from data.order.hashing import Ints
 from data.shards.archive import write_file
 from data.shards.local import ShardSet
-from data.shards.manifest import MANIFEST, Shard, read_manifest
+from data.shards.manifest import LARGEST, MANIFEST, Shard, read_manifest
 from data.shards.remote import Remote, on_disk
+from data.shards.rows import index_size, read_indices
 from swinmim.errors import DataError
 
 log = logging.getLogger(__name__)
 
-_LARGEST_MANIFEST = 256 << 20  # bytes; a shard takes about 250
 _WAIT = 0.05  # seconds between two looks for room
 
 
@@ -163,7 +163,7 @@ class RemoteShardSet(ShardSet):
     def ahead_bytes(self) -> int:
         return self.cache.limit // 4  # the rest holds what is being read, and what ranks ahead of others have read
 
-    def prepare(self, indices: NDArray[np.int64]) -> None:
+    def prepare(self, indices: Ints) -> None:
         for number in np.unique([self.locate(index)[0] for index in indices.tolist()]).tolist():
             self.fetch(number)
 
@@ -176,9 +176,7 @@ def _opened(path: Path, remote: Remote, cache: ShardCache, fingerprint: str | No
     text, manifest = read_manifest(path)
     if fingerprint not in (None, found := hashlib.sha256(text).hexdigest()):
         raise DataError(f"The copy of the manifest in {path} was changed while in use. Start the run again.")
-    shards = [Shard(**line) for line in manifest["shards"]]
-    rows = ShardSet.read_indices(path, shards, len(manifest["classes"]))
-    opened = RemoteShardSet(path, manifest, found, rows)
+    opened = RemoteShardSet(path, manifest, found, read_indices(path, manifest))
     opened.remote, opened.cache = remote, cache
     return opened
 
@@ -191,14 +189,14 @@ def _not_json(text: bytes) -> str | None:
     return None
 
 
-def _fetch_index(remote: Remote, shard: Shard, path: Path) -> None:
+def _fetch_index(remote: Remote, shard: Shard, size: int, path: Path) -> None:
     file = path / shard.index_name
 
     def differs(data: bytes) -> str | None:
         return None if hashlib.sha256(data).hexdigest() == shard.index_sha256 else "the sha256 is not the manifest's"
 
     if not file.exists() or differs(file.read_bytes()):
-        write_file(file, remote.read(shard.index_name, shard.index_size, differs))
+        write_file(file, remote.read(shard.index_name, size, differs))
 
 
 def open_remote(
@@ -223,7 +221,7 @@ def open_remote(
     remote = Remote(url.removesuffix("/" + MANIFEST), allow_insecure=allow_insecure, options=options, pause=pause)
     cache = ShardCache(Path(cache_dir) / "shards", cache_bytes)
     # always anew: it says whether the set has changed
-    text = remote.read(MANIFEST, _LARGEST_MANIFEST, _not_json, patient=False)
+    text = remote.read(MANIFEST, LARGEST, _not_json, patient=False)
     # Address and content name the copy: sets often share a name, and a running run needs the manifest it began with.
     path = Path(cache_dir) / f"set-{hashlib.sha256(remote.url.encode() + b' ' + text).hexdigest()[:32]}"
     with on_disk(path):
@@ -232,13 +230,14 @@ def open_remote(
             fcntl.flock(lock, fcntl.LOCK_EX)
             write_file(path / MANIFEST, text)
             try:
-                shards = [Shard(**line) for line in read_manifest(path)[1]["shards"]]
+                manifest = read_manifest(path)[1]
             except DataError as error:
                 raise DataError(f"{remote.url}/{MANIFEST} cannot be used: {error}") from error
-            for shard in shards:
-                _fetch_index(remote, shard, path)
-    largest = max((shard.bytes for shard in shards), default=0)
-    if cache_bytes < min(sum(shard.bytes for shard in shards), 4 * largest):
+            for shard in manifest.shards:
+                _fetch_index(remote, shard, index_size(shard.samples, manifest.version), path)
+    sizes = [shard.bytes for shard in manifest.shards]
+    largest = max(sizes)
+    if cache_bytes < min(sum(sizes), 4 * largest):
         raise DataError(
             f"The cache must hold a few shards of up to {largest:,} bytes, got data.cache_bytes={cache_bytes:,}."
             f" Set at least {4 * largest:,}; 20 shards per reading lane keep it from fetching twice."

@@ -3,19 +3,19 @@
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.order.hashing import Ints
-from data.shards.local import ShardSet
-from data.shards.set import Record
+from data.order.mixture import MixedOrder
+from data.shards.set import Record, SampleSet
 from swinmim.errors import ConfigError, DataError
 
 
-class MixedSet(ShardSet):
-    """Shard sets one after the other; sample indices count through them. It has no labels.
+class MixedSet:
+    """Sets one after the other, a `SampleSet`; sample indices count through them. It has no labels and no targets.
 
     Args:
         sets: at least two, of the same number of channels.
@@ -26,7 +26,10 @@ class MixedSet(ShardSet):
         ConfigError: a weight that is not positive and finite.
     """
 
-    def __init__(self, sets: Sequence[ShardSet], weights: Sequence[float]) -> None:
+    streams: Literal[False] = False
+    target = None
+
+    def __init__(self, sets: Sequence[SampleSet], weights: Sequence[float]) -> None:
         if not all(0 < weight < math.inf for weight in weights):
             raise ConfigError(f"The weights of mixed sets must be positive and finite, got {list(weights)}.")
         if len({(part.channels, part.bits) for part in sets}) > 1:
@@ -36,7 +39,8 @@ class MixedSet(ShardSet):
                 + ". Write them alike (python -m data.write, --channels and --bits), or leave one out of data.mix."
             )
         self.sets, self.weights = tuple(sets), np.array(weights) / sum(weights)
-        self.path, self.classes = sets[0].path, ()
+        self.path = sets[0].path
+        self.classes: tuple[str, ...] = ()
         self.channels, self.bits = sets[0].channels, sets[0].bits
         self.fork_safe = all(part.fork_safe for part in sets)
         self.fingerprint = hashlib.sha256("".join(part.fingerprint for part in sets).encode()).hexdigest()
@@ -55,20 +59,10 @@ class MixedSet(ShardSet):
     def labels(self) -> NDArray[np.int32]:
         return np.full(len(self), -1, np.int32)
 
-    @property
-    def file_sizes(self) -> NDArray[np.uint32]:
-        return np.concatenate([part.file_sizes for part in self.sets])
-
-    def locate(self, index: int) -> tuple[int, str]:
-        part = int(np.searchsorted(self._bounds, index, "right")) - 1
-        number, name = self.sets[part].locate(index - int(self._bounds[part]))
-        return number + sum(len(other.shards) for other in self.sets[:part]), name
-
     def sizes_of(self, indices: Ints) -> Ints:
-        return np.concatenate(self.sizes_of_sets(indices))
+        return np.concatenate(self._sizes_of_sets(indices))
 
-    def sizes_of_sets(self, indices: Ints) -> list[Ints]:
-        """`sizes_of` of each set."""
+    def _sizes_of_sets(self, indices: Ints) -> list[Ints]:
         cuts = np.searchsorted(indices, self._bounds)
         return [part.sizes_of(indices[cuts[n] : cuts[n + 1]] - self._bounds[n]) for n, part in enumerate(self.sets)]
 
@@ -77,14 +71,10 @@ class MixedSet(ShardSet):
             raise IndexError(f"sample {index} of {len(self)}")
         part = int(np.searchsorted(self._bounds, index, "right")) - 1
         record = self.sets[part].read(index - int(self._bounds[part]))
-        return record._replace(shard=str(self.sets[part].path / record.shard), label=-1)
+        return record._replace(shard=str(self.sets[part].path / record.shard), label=-1, target=b"")
 
     def counts(self, global_batch: int, lanes: int = 1) -> list[int]:
-        """Samples of each set in every global batch: the weights, rounded to whole samples per lane.
-
-        Raises:
-            ConfigError: a set would get none.
-        """
+        """The weights, rounded to whole samples per lane."""
         exact = self.weights * (global_batch // lanes)
         counts = np.floor(exact).astype(int)
         for n in np.argsort(counts - exact, kind="stable")[: global_batch // lanes - counts.sum()]:
@@ -96,36 +86,31 @@ class MixedSet(ShardSet):
             )
         return [int(count) * lanes for count in counts]
 
-    def require_shares(self, indices: Ints, global_batch: int, lanes: int = 1) -> None:
-        """Each set must have its share of a global batch among the samples that take part.
-
-        Raises:
-            DataError: one has fewer.
-        """
-        parts = zip(self.sets, self.sizes_of_sets(indices), self.counts(global_batch, lanes), strict=True)
-        for part, sizes, share in parts:
-            if sizes.sum() < share:
+    def order(
+        self, indices: Ints, global_batch: int, batches: int, seed: int, *, lanes: int = 1, block: int = 8
+    ) -> MixedOrder:
+        counts, sizes = self.counts(global_batch, lanes), self._sizes_of_sets(indices)
+        for part, held, share in zip(self.sets, sizes, counts, strict=True):
+            if held.sum() < share:
                 raise DataError(
-                    f"A mixed set must hold at least its share of a global batch: {part.path} has {sizes.sum()}"
+                    f"A mixed set must hold at least its share of a global batch: {part.path} has {held.sum()}"
                     f" training images, its share of global_batch_size={global_batch} is {share}. Give it a lower"
                     " weight against the others (data.mix), or take a smaller global_batch_size."
                 )
+        return MixedOrder(sizes, counts, batches, seed, lanes=lanes, block=block)
 
     @property
     def ahead_bytes(self) -> int:
         return min((part.ahead_bytes for part in self.sets if part.ahead_bytes), default=0)
 
-    def prepare(self, indices: NDArray[np.int64]) -> None:
+    def prepare(self, indices: Ints) -> None:
         owner = np.searchsorted(self._bounds, indices, "right") - 1
         for number, part in enumerate(self.sets):
             part.prepare(indices[owner == number] - self._bounds[number])
 
     def close(self) -> None:
-        for part in getattr(self, "sets", ()):
+        for part in self.sets:
             part.close()
-
-    def __del__(self) -> None:
-        """Each set closes its own files."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return MixedSet, (self.sets, self.weights.tolist())

@@ -1,14 +1,14 @@
-"""What a run asks of a set, for tars without an index."""
+"""Tars without an index as a set: all that can be known of images that are only read from front to back."""
 
 import itertools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-from data.codecs.bands import Pixels
+from data.codecs.bands import Bits, Pixels
 from data.codecs.decode import DecodeError, decode
 from data.codecs.statistics import measure
-from data.shards.local import ShardSet
 from data.shards.remote import is_url
 from data.shards.tar_stream import BadShard, ForeignTars, Sample, find_shards
 from swinmim.distributed import is_main
@@ -16,13 +16,12 @@ from swinmim.errors import DataError
 
 log = logging.getLogger(__name__)
 
-
-_FEW_SHARDS = 4  # damaged shards, likewise
+FEW_SHARDS = 4  # damaged ones that are always tolerated
 _MEASURED = 256
 
 
-class StreamSet(ShardSet):
-    """What a run asks of a set, for tars without an index: colour images, unknown in number.
+class StreamSet:
+    """Colour images, unknown in number; an `ImageSet`.
 
     Args:
         path: directory or pattern, see `find_shards`.
@@ -33,21 +32,24 @@ class StreamSet(ShardSet):
         DataError: no shards, or no readable image among the first.
     """
 
+    streams: Literal[True] = True
+    classes: tuple[str, ...] = ()
+    channels = 3
+    bits: Bits = 8
+
     def __init__(self, path: str, samples: int, *, allow_insecure: bool = False) -> None:
         self.urls = find_shards(path, allow_insecure=allow_insecure)
-        self.path, self.classes, self.shards = Path(path), (), ()
-        self.channels, self.bits = 3, 8
-        self.samples, self.allow_insecure = samples, allow_insecure
+        self.path, self.samples, self.allow_insecure = Path(path), samples, allow_insecure
         self.fingerprint = f"streaming {path}"
         self.fork_safe = not any(is_url(url) for url in self.urls)
         if is_main():
             log.warning("data.streaming=true: images come in random order with repetition; no resume will be exact")
-        self._measure()
+        self.mean, self.std = self._measure()
 
     def __len__(self) -> int:
         return self.samples
 
-    def _measure(self) -> None:
+    def _measure(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of the first images."""
         tars, bad, undecodable = ForeignTars(allow_insecure=self.allow_insecure), [], []
 
@@ -58,7 +60,7 @@ class StreamSet(ShardSet):
                 except BadShard as error:
                     log.warning("a shard cannot be read: %s", error)
                     bad.append(str(error))
-                    if len(bad) == _FEW_SHARDS:  # no set to begin with
+                    if len(bad) == FEW_SHARDS:  # no set to begin with
                         return
 
         def readable() -> Iterator[Pixels]:
@@ -78,7 +80,4 @@ class StreamSet(ShardSet):
         if found is None:
             reason = "; ".join(bad) or "no member is named like an image"
             raise DataError(f"The first shards of {self.path} hold no image: {reason}.")
-        self.mean, self.std = tuple(found[0]), tuple(found[1])
-
-    def close(self) -> None:
-        """Nothing is kept open."""
+        return tuple(found[0]), tuple(found[1])

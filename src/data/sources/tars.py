@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
-from data.codecs.bands import FULL_RANGE, Bits
+from data.codecs.bands import Bits
 from data.shards.archive import Member, members
-from data.shards.manifest import read_manifest
+from data.shards.manifest import Manifest, read_manifest
 from data.sources.labels import number_labels
 from data.sources.source import Item, is_hidden, not_an_image
 from swinmim.errors import DataError
@@ -159,13 +159,13 @@ def _by_key(tar: _Tar, skipped: list[tuple[str, str]]) -> list[_Found]:
     return found
 
 
-def _manifest(paths: Sequence[Path]) -> dict[str, Any] | None:
+def _manifest(paths: Sequence[Path]) -> Manifest | None:
     """The manifest beside these tars, when it is theirs."""
     try:
         _, manifest = read_manifest(paths[0].parent)
     except DataError:
         return None
-    return manifest if {path.name for path in paths} <= {line["name"] for line in manifest["shards"]} else None
+    return manifest if {path.name for path in paths} <= {shard.name for shard in manifest.shards} else None
 
 
 def read_tars(paths: Sequence[Path]) -> TarSource:
@@ -202,7 +202,7 @@ def read_tars(paths: Sequence[Path]) -> TarSource:
     classes: tuple[str, ...] = ()
     labels = [-1] * len(found)
     if keyed:
-        classes, labels = number_labels(texts, str(paths[0].parent), (manifest or {}).get("classes", ()), gaps=True)
+        classes, labels = number_labels(texts, str(paths[0].parent), manifest.classes if manifest else (), gaps=True)
         if bare := texts.count(None):
             notes.append(f"warning: {bare:,} of {len(texts):,} samples have no .cls")
     elif None not in texts and len(set(texts)) > 1:
@@ -223,10 +223,5 @@ def read_tars(paths: Sequence[Path]) -> TarSource:
         len({entry.name.rpartition("/")[0] for entry in found}),
         tuple(sorted(skipped)),
         tuple(notes),
-        _stored(manifest) if manifest else None,
+        Stored(manifest.channels, manifest.bits, manifest.value_range) if manifest else None,
     )
-
-
-def _stored(manifest: dict[str, Any]) -> Stored:
-    low, high = manifest.get("value_range", FULL_RANGE)
-    return Stored(manifest["channels"], manifest.get("bits", 8), (low, high))

@@ -1,22 +1,21 @@
 """Make any WebDataset tars addressable: an index file beside each, and a manifest. The tars stay as they are."""
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from data.codecs.bands import FULL_RANGE, Bits, Pixels
+from data.codecs.bands import Bits, Pixels
 from data.codecs.decode import MAX_BYTES, DecodeError, decode
 from data.codecs.statistics import measure
 from data.order.hashing import permutation
 from data.shards.archive import Member, members, write_file
 from data.shards.local import ShardSet
-from data.shards.manifest import MANIFEST, VERSION, Shard, is_shard_name
-from data.shards.rows import index_bytes
+from data.shards.manifest import MANIFEST, Manifest, Shard, is_shard_name
+from data.shards.rows import index_bytes, read_indices
 from data.sources.source import is_hidden
 from swinmim.errors import DataError
 
@@ -159,24 +158,21 @@ def index_tars(
     if 0 < unlabelled < report.samples:
         report.warnings.append(f"{unlabelled} of {report.samples} samples have no label")
     names = list(classes) if classes is not None else [str(number) for number in range(highest + 1)]
-    manifest = {
-        "format": "swinmim-shards",
-        "version": VERSION,
-        "samples": report.samples,
-        "channels": channels,
-        "bits": bits,
-        "value_range": list(FULL_RANGE),
-        "mean": [0.5] * channels,
-        "std": [0.5] * channels,
-        "classes": names,
-        "options": {"indexed": True},
-        "skipped": 0,
-        "shards": [shard._asdict() for shard in shards],
-    }
-    opened = ShardSet(path.absolute(), manifest, "", ShardSet.read_indices(path, shards))
-    manifest["mean"], manifest["std"] = _statistics(opened, sampled)
+    manifest = Manifest(
+        samples=report.samples,
+        channels=channels,
+        bits=bits,
+        mean=(0.5,) * channels,
+        std=(0.5,) * channels,
+        classes=tuple(names),
+        options={"indexed": True},
+        skipped=0,
+        shards=tuple(shards),
+    )
+    opened = ShardSet(path.absolute(), manifest, "", read_indices(path, manifest))
+    mean, std = _statistics(opened, sampled)
     opened.close()
-    write_file(path / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    replace(manifest, mean=tuple(mean), std=tuple(std)).write(path)
     return report
 
 

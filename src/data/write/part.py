@@ -93,5 +93,5 @@ def write_part(
     shard = Shard(name, len(rows), tar.size, sha256, hashlib.sha256(index).hexdigest())
     write_file(dest / shard.index_name, index)
     part = Part(shard, pixels, total, squares, bad)
-    write_file(_note(dest, number), json.dumps(asdict(part) | {"shard": shard._asdict()}).encode())
+    write_file(_note(dest, number), json.dumps(asdict(part)).encode())
     return part

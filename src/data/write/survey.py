@@ -11,7 +11,7 @@ from data.codecs.bands import Pixels
 from data.codecs.decode import DecodeError, decode
 from data.order.hashing import permutation
 from data.shards.local import ShardSet
-from data.shards.manifest import Shard, read_manifest
+from data.shards.manifest import read_manifest
 from swinmim.errors import DataError
 
 
@@ -32,7 +32,7 @@ def verify(path: str | Path, *, images: bool = False, progress: Callable[[int, i
     path = Path(path)
     _, manifest = read_manifest(path)
     problems: list[str] = []
-    shards = [Shard(**line) for line in manifest["shards"]]
+    shards = manifest.shards
     steps = len(shards) + (sum(shard.samples for shard in shards) if images else 0)
     for number, shard in enumerate(shards):
         for name, expected in ((shard.name, shard.sha256), (shard.index_name, shard.index_sha256)):

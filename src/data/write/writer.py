@@ -15,7 +15,7 @@ from pathlib import Path
 
 from data.codecs.statistics import statistics
 from data.shards.archive import write_file
-from data.shards.manifest import MANIFEST, VERSION
+from data.shards.manifest import Manifest
 from data.sources.folder import read_folder
 from data.sources.source import Source
 from data.sources.tars import TarSource
@@ -161,22 +161,19 @@ def _finish(
     stored = source.stored if isinstance(source, TarSource) else None
     total, squares = ([sum(of) for of in zip(*sums, strict=True)] for sums in zip(*_sums(parts), strict=True))
     mean, std = statistics(sum(part.pixels for part in parts), total, squares, options.bits)
-    manifest = {
-        "format": "swinmim-shards",
-        "version": VERSION,
-        "samples": samples,
-        "channels": options.channels,
-        "bits": options.bits,
-        "value_range": list(stored.value_range if stored else options.value_range),
-        "mean": mean,
-        "std": std,
-        "classes": list(source.classes),
-        "options": options.recorded(),
-        "plan": plan_hash(source, options),
-        "skipped": len(skipped),
-        "shards": [part.shard._asdict() for part in parts],
-    }
-    write_file(dest / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    Manifest(
+        samples=samples,
+        channels=options.channels,
+        bits=options.bits,
+        value_range=stored.value_range if stored else options.value_range,
+        mean=tuple(mean),
+        std=tuple(std),
+        classes=source.classes,
+        options=options.recorded(),
+        plan=plan_hash(source, options),
+        skipped=len(skipped),
+        shards=tuple(part.shard for part in parts),
+    ).write(dest)
     remove_notes(dest)
     (dest / PLAN).unlink()
     return WriteReport(samples, source.folders, skipped, len(parts), len(source.classes), source.notes)

@@ -10,6 +10,7 @@ from made_images import make_folder
 from data.loading.modules import ClassifyData, PretrainData
 from data.loading.normalise import normalise
 from data.loading.sampler import EvalSampler, TrainSampler
+from data.order.epoch import EpochOrders
 from data.order.subsets import split
 from data.shards.local import ShardSet
 from data.write.writer import WriteOptions, write_shards
@@ -122,7 +123,9 @@ def test_ranks_together_read_the_global_batch(shards, world):
     assert sizes.sum() == 35
 
     def steps(world, size):
-        ranks = [list(TrainSampler(train, sizes, 8, size, rank=r, world=world, seed=3)) for r in range(world)]
+        ranks = [
+            list(TrainSampler(train, EpochOrders(sizes, 8, 3), 8, size, rank=r, world=world)) for r in range(world)
+        ]
         assert len({len(rank) for rank in ranks}) == 1
         accumulation = 8 // (world * size)
         return [

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from data.loading.modules import PretrainData
 from data.loading.sampler import TrainSampler
-from data.order.epoch import EpochOrder, ShardStarts, accumulation, epoch_batches, rank_slice
+from data.order.epoch import EpochOrder, EpochOrders, ShardStarts, accumulation, epoch_batches, rank_slice
 from data.order.hashing import key, permutation, sample_seeds, shuffle, uniform, words
 from data.order.subsets import few_labels, split
 from swinmim.errors import ConfigError, DataError
@@ -45,13 +45,16 @@ def test_ranks_share_an_epoch_without_repeats_and_leave_out_less_than_a_batch(
     share = global_batch // world
     size = data.draw(st.sampled_from([n for n in range(1, share + 1) if share % n == 0]), "batch size")
     micro = share // size
-    options = {"seed": seed, "epoch": 1, "lanes": lanes, "block": block}
 
     def sampler(size, rank=0, world=1, **more):
         indices = 3 * np.arange(samples)  # some samples take no part
-        return TrainSampler(indices, shard_sizes, global_batch, size, rank=rank, world=world, **options, **more)
+        order = EpochOrders(shard_sizes, global_batch, seed, lanes=lanes, block=block)
+        return TrainSampler(indices, order, global_batch, size, rank=rank, world=world, epoch=1, **more)
 
     alone = [list(batch) for batch in sampler(global_batch)]
+    order = EpochOrder(shard_sizes, global_batch, seed, 1, lanes=lanes, block=block)
+    for step, batch in enumerate(alone):
+        assert [place.sample for place in batch] == (3 * order.batch(step)).tolist()
     ranks = [list(sampler(size, rank, world)) for rank in range(world)]
     steps = samples // global_batch
     assert {len(rank) for rank in ranks} == {len(sampler(size, 0, world))} == {steps * micro}

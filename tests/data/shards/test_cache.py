@@ -86,7 +86,9 @@ def test_the_size_holds_while_many_fetch_at_once(server, shards, tmp_path):
 def test_what_a_killed_process_was_downloading_is_removed(server, shards, tmp_path):
     size = max(shard.bytes for shard in shards.shards)
     server.faults = {"train-000000.tar": ["stuck"]}
-    code = "import sys; from data.shards.cache import open_remote\nopen_remote(sys.argv[1], sys.argv[2], 10**9, True).read(0)"
+    code = (
+        "import sys; from data.shards.cache import open_remote as o; o(sys.argv[1], sys.argv[2], 10**9, True).read(0)"
+    )
     process = subprocess.Popen([sys.executable, "-c", code, server.url, str(tmp_path)])
     while not [f for f in tmp_path.rglob("*.partial") if f.parent.name == "shards" and f.stat().st_size]:
         assert process.poll() is None

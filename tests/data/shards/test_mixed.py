@@ -27,7 +27,6 @@ def mixed(shard_dir, tmp_path_factory):
 def test_a_mixture_is_its_sets_one_after_the_other(mixed):
     assert len(mixed) == 49
     assert mixed.read(41).data == mixed.sets[1].read(1).data
-    assert mixed.locate(41) == (6, "train-000000.tar")
     assert mixed.sizes_of(np.arange(49)).tolist() == [7, 7, 7, 7, 7, 5, 4, 4, 1]
     one, two = mixed.sets
     assert mixed.mean[0] == pytest.approx(0.75 * one.mean[0] + 0.25 * two.mean[0])
@@ -118,8 +117,7 @@ def test_the_thread_that_fetches_ahead_has_a_mixed_order_of_its_own(mixed, monke
             pass
 
     monkeypatch.setattr(MixedOrder, "batch", batch)
-    order = MixedOrder(mixed.sizes_of_sets(np.arange(49)), [6, 2], 6, 1)
-    sampler = TrainSampler(np.arange(49), mixed.sizes_of(np.arange(49)), 8, 8, order=order, ahead=Reading)
+    sampler = TrainSampler(np.arange(49), mixed.order(np.arange(49), 8, 6, 1), 8, 8, ahead=Reading)
     assert [[place.sample for place in batch] for batch in sampler] == coming
     assert orders[::2] == [orders[0]] * 6
     assert orders[1::2] == [orders[1]] * 6
