@@ -134,7 +134,7 @@ def to_encoder_folder(step: Path, folder: Path, like: Path | None = None) -> Pat
     like = like or step / "encoder"
     manifest = read_manifest(like)
     encoder = encoder_of(manifest, like)
-    weights = full_weights(state)
+    weights = merged_weights(state)
     own = {name.removeprefix("encoder."): tensor for name, tensor in weights.items() if name.startswith("encoder.")}
     report = coverage(encoder.state_dict(), own)
     if not report.complete:
@@ -142,7 +142,7 @@ def to_encoder_folder(step: Path, folder: Path, like: Path | None = None) -> Pat
     return save_task_model(encoder, folder, weights, manifest.history())
 
 
-def full_weights(state: Path) -> dict[str, Tensor]:
+def merged_weights(state: Path) -> dict[str, Tensor]:
     """The network's fp32 weights, merged from the parts of all ranks, on the CPU."""
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 

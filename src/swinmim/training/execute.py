@@ -58,54 +58,42 @@ class Parts(Protocol[S, D, N]):
     @property
     def command(self) -> str:
         """pretrain or finetune: the word before the progress bar, and in a bundle for replay."""
-        ...
 
     def accumulation(self) -> int:
         """Micro-batches per optimizer step. Raises ConfigError for batch sizes that do not fit."""
-        ...
 
     def shape(self) -> S:
         """What is known of the network before the data; called under the meta device, reads no weights."""
-        ...
 
     def data(self, shape: S) -> D:
         """The data module. Raises UserError for data that cannot be used, or do not fit the shape."""
-        ...
 
     def statistics(self, data: D) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation per channel, in 0..1 units."""
-        ...
 
     def network(self, data: D, *, load_weights: bool = True) -> N:
         """The network; without its pretrained weights where it is built under the meta device."""
-        ...
 
     def module(
         self, network: N, data: D, plan: Plan, provenance: Provenance, build: Callable[[], N] | None
     ) -> TrainingModule:
         """The Lightning module; arguments as `TrainingModule`'s."""
-        ...
 
     def recipe(self) -> Mapping[str, Any]:
         """`method`, and what else the manifest tells of this kind of training beside optimizer, schedule and batch."""
-        ...
 
     def derived(self, network: N, data: D) -> Mapping[str, object]:
         """What follows from this kind of settings, beside what every run tells."""
-        ...
 
     def callbacks(self, output_dir: Path) -> Sequence[Callback]:
         """Those of this kind of run alone."""
-        ...
 
     @property
     def monitor(self) -> Monitor:
         """The validation metric whose best checkpoint is kept."""
-        ...
 
     def verdict(self, metrics: Mapping[str, float], output_dir: Path) -> str:
         """How good, where is the result, what comes next."""
-        ...
 
 
 def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[str, float]:

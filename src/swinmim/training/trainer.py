@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger
 
+from swinmim import private
 from swinmim.distributed import is_main
 from swinmim.errors import ConfigError
 from swinmim.memory import GIB, host_memory, training_bytes
@@ -84,7 +85,7 @@ def has_bf16(accelerator: str) -> bool:
     """Whether bf16 matrix products are native on the device that a run would use."""
     if uses_gpu(accelerator):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return private.cpu_has_bf16()
 
 
 def resolve_precision(config: TrainerConfig) -> str:

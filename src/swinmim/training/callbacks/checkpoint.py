@@ -11,11 +11,11 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loops.progress import _ProcessedTracker
 from torch import Tensor
 
+from swinmim import private
 from swinmim.checkpoint import io
-from swinmim.checkpoint.stream import Entry, HashedFile, digest
+from swinmim.checkpoint.digest import Entry, HashedFile, digest
 from swinmim.errors import CheckpointError
 from swinmim.training.callback_settings import CheckpointConfig
 from swinmim.training.state_io import StateIO
@@ -222,18 +222,17 @@ def _together(trainer: L.Trainer) -> Iterator[None]:
 @contextmanager
 def _epoch_under_way(trainer: L.Trainer) -> Iterator[None]:
     """An epoch that max_steps broke off is saved as one to go on with; Lightning 2.6.6 counts it as done."""
-    epochs = trainer.fit_loop.epoch_progress
+    progress = trainer.fit_loop.epoch_progress
+    epochs = (private.counters(progress), private.total_counters(progress))
     batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-    assert isinstance(epochs.current, _ProcessedTracker)
-    assert isinstance(epochs.total, _ProcessedTracker)
-    broken_off = epochs.current.processed == epochs.current.started and 0 < batches < trainer.num_training_batches
-    epochs.current.processed -= broken_off
-    epochs.total.processed -= broken_off
+    broken_off = epochs[0].processed == epochs[0].started and 0 < batches < trainer.num_training_batches
+    for counters in epochs:
+        counters.processed -= broken_off
     try:
         yield
     finally:
-        epochs.current.processed += broken_off
-        epochs.total.processed += broken_off
+        for counters in epochs:
+            counters.processed += broken_off
 
 
 def _seal_shards(trainer: L.Trainer, state: Path) -> dict[str, Entry]:

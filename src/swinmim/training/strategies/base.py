@@ -12,11 +12,9 @@ class Answers(Protocol):
 
     def clips(self) -> bool:
         """Whether it clips gradients, and passes over steps whose norm is not finite, by itself."""
-        ...
 
     def grad_norm(self) -> float | None:
         """Norm of the last optimizer step before its own clipping; None before the first, and without any."""
-        ...
 
     def full_weights(self, network: nn.Module) -> dict[str, Tensor]:
         """The state dict of a network, gathered on rank 0 where it is partitioned; all ranks must call it.
@@ -24,7 +22,6 @@ class Answers(Protocol):
         Returns:
             name -> tensor; where it is partitioned on the CPU, and empty on the other ranks.
         """
-        ...
 
     def materialise(self, network: nn.Module, build: Callable[[], nn.Module]) -> None:
         """Give a network on the meta device its memory and its first weights.
@@ -33,11 +30,9 @@ class Answers(Protocol):
             network: all of it on the meta device.
             build: makes its twin with the first weights.
         """
-        ...
 
     def goes_back(self) -> bool:
         """Whether weights and optimizer can be set back to a checkpoint within a run."""
-        ...
 
 
 class Whole:

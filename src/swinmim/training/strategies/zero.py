@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 
+from swinmim import private
 from swinmim.checkpoint import zero
 from swinmim.errors import CheckpointError
 from swinmim.models.swinv2 import Block
@@ -90,7 +91,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         """
         import deepspeed
 
-        self._init_config_if_needed()
+        private.complete_deepspeed_config(self)
         twins = dict(build().named_modules()) if self.is_global_zero else {}
         names = {module: name for name, module in network.named_modules()}
 
@@ -111,11 +112,7 @@ class ZeroStrategy(DeepSpeedStrategy):
     def init_deepspeed(self) -> None:
         """Lightning's, without its warning that our clipping hook is not the one that clips."""
         assert self.lightning_module is not None
-        assert isinstance(self.model, nn.Module)
-        if self.lightning_module.trainer.training:
-            self._initialize_deepspeed_train(self.model)
-        else:
-            self._initialize_deepspeed_inference(self.model)
+        private.start_deepspeed(self, training=self.lightning_module.trainer.training)
 
     def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Lightning has divided the loss by the accumulation already; DeepSpeed must not do it again."""
@@ -143,7 +140,7 @@ class ZeroStrategy(DeepSpeedStrategy):
             )
         engine = self.deepspeed_engine
         groups = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
-        engine._config.load_universal_checkpoint = universal
+        private.load_universal(engine, universal)
         with zero.safe_loading():
             _, client_state = engine.load_checkpoint(
                 folder,
