@@ -31,6 +31,7 @@ from torchvision import transforms
 
 from data.codecs.decode import decode
 from data.codecs.encode import EncodeOptions, encode
+from data.loading.batch import LoaderSettings
 from data.loading.dataset import BatchDataset
 from data.loading.sampler import TrainSampler
 from data.loading.views import RandomCrop, crop_box, resize
@@ -69,8 +70,8 @@ def simmim_way(shards: ShardSet):
 
 def methods(shards: ShardSet, batches):
     """Name to a function of the places of one batch."""
-    augment = RandomCrop(RESOLUTION, (0.67, 1.0), (3 / 4, 4 / 3))
-    dataset = BatchDataset(shards, np.arange(len(shards)), augment, RESOLUTION, 0, "train")
+    settings = LoaderSettings(resolution=RESOLUTION, seed=0, global_batch=20, batch_size=20)
+    dataset = BatchDataset(shards, np.arange(len(shards)), RandomCrop(RESOLUTION), settings, "train")
     files = {index: shards.read(index).data for index in range(len(shards))}
     blank = torch.zeros(*RESOLUTION, 3, dtype=torch.uint8)
 

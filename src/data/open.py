@@ -127,8 +127,8 @@ def _require(shards: ShardSet, needs: Needs) -> ShardSet:
         case kind if kind == shards.target:
             return shards
     raise DataError(
-        f"This task needs {needs} with each image; {shards.path} has {shards.target or 'none'}. Write the set from a source"
-        " that has them (python -m data.write)."
+        f"This task needs {needs} with each image; {shards.path} has {shards.target or 'none'}. Write the set from a"
+        " source that has them (python -m data.write)."
     )
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
     from lightning.pytorch import Trainer
-    from lightning.pytorch.loops import _FitLoop
+    from lightning.pytorch.loops.fit_loop import _FitLoop
     from lightning.pytorch.loops.progress import _ProcessedTracker, _Progress
     from lightning.pytorch.strategies import DeepSpeedStrategy
 

@@ -12,10 +12,10 @@ from torch.utils.data import Dataset, get_worker_info
 
 from data.codecs.bands import Pixels
 from data.codecs.decode import DecodeError, decode
-from data.codecs.targets import Boxes, decode_target
+from data.codecs.targets import Boxes, Target, decode_target
 from data.loading.batch import Batch, LoaderSettings
 from data.loading.sampler import Place
-from data.loading.views import Seen, Target, View
+from data.loading.views import Seen, View
 from data.order.hashing import Ints, key, sample_seeds, words
 from data.shards.set import Record, SampleSet
 
@@ -94,7 +94,7 @@ class BatchDataset(Dataset[Batch]):
         for row, (place, seed) in enumerate(zip(places, seeds.tolist(), strict=True)):
             found = self._load(place.sample, seed, worker.id if worker is not None else None)
             rows[row] = found.image
-            index.append(found.index)
+            index.append(found.sample)
             label.append(found.label)
             target.append(found.target)
         valid = torch.tensor([place.valid for place in places])
@@ -136,17 +136,18 @@ class BatchDataset(Dataset[Batch]):
         _, seen = self.view(image, self._nothing(), seed)  # of the shape of the others
         return _Loaded(image, seen, -1, -1)
 
-    def _decode(self, record: Record) -> tuple[Pixels, Target]:
+    def _decode(self, record: Record) -> tuple[Pixels, Target | None]:
         shards = self.shards
         pixels = decode(record.data, shards.channels, bits=shards.bits, decoder=self.settings.decoder)
         if shards.target is None:
             return pixels, None
         target = decode_target(shards.target, record.target, len(shards.classes))
-        if shards.target == "mask" and target.shape != pixels.shape[:2]:
-            raise DecodeError(f"a mask of {target.shape} for an image of {pixels.shape[:2]}")
+        masks = target.masks if isinstance(target, Boxes) else target if shards.target == "mask" else None
+        if masks is not None and masks.shape[-2:] != pixels.shape[:2]:
+            raise DecodeError(f"a mask of {masks.shape[-2:]} for an image of {pixels.shape[:2]}")
         return pixels, target
 
-    def _nothing(self) -> Target:
+    def _nothing(self) -> Target | None:
         """The target of a black image."""
         match self.shards.target:
             case None:
@@ -158,7 +159,7 @@ class BatchDataset(Dataset[Batch]):
             case "mask":
                 return np.zeros(self.settings.resolution, np.uint8)
             case "boxes":
-                return Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+                return Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_))
 
     def _shard_of(self, index: int) -> Ints:
         """Those of `indices` that lie in the shard of sample `index`."""
@@ -176,7 +177,7 @@ class BatchDataset(Dataset[Batch]):
 class _Loaded(NamedTuple):
     image: Tensor
     target: Seen
-    index: int
+    sample: int
     label: int
 
 

@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask, TVTensor
 
 from data.codecs.bands import Pixels, peak
-from data.codecs.targets import Boxes
+from data.codecs.targets import Boxes, Target
 from data.loading.normalise import flips
 from data.order.hashing import uniform
 
@@ -69,31 +69,11 @@ def crop_box(height: int, width: int, seed: int, scale: tuple[float, float], rat
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def random_resized_crop(
-    image_HWC: Image,
-    resolution: tuple[int, int],
-    seed: int,
-    scale: tuple[float, float] = (0.67, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    interpolation: str = "bilinear",
-) -> Tensor:
-    """A random part of the image, resized. Defaults are SimMIM's (github.com/microsoft/SimMIM, data_simmim.py).
-
-    Args:
-        image_HWC: uint8 or uint16 (H, W, C), array or tensor.
-        resolution: (height, width) of the result.
-        seed: the sample's seed; the same seed gives the same crop.
-        scale, ratio, interpolation: see `crop_box` and `resize`.
-
-    Returns:
-        (height, width, C), of the same type.
-    """
-    box = crop_box(image_HWC.shape[0], image_HWC.shape[1], seed, scale, ratio)
-    return _cut(image_HWC, box, resolution, interpolation)
-
-
 def center_box(height: int, width: int, resolution: tuple[int, int], crop_ratio: float) -> Box:
-    """The box that `center_crop` resizes, in source pixels: the same picture as resizing the whole image, for less."""
+    """The box of the evaluation crop: of the image resized so that it just covers resolution / crop_ratio, the centre;
+
+    in source pixels, the same picture for less work than resizing the whole image.
+    """
     factor = max(resolution[0] / crop_ratio / height, resolution[1] / crop_ratio / width)
     h = min(height, max(1, round(resolution[0] / factor)))
     w = min(width, max(1, round(resolution[1] / factor)))
@@ -105,32 +85,20 @@ def _cut(image_HWC: Image, box: Box, resolution: tuple[int, int], interpolation:
     return resize(_tensor(image_HWC)[top : top + h, left : left + w], resolution, interpolation)
 
 
-def center_crop(
-    image_HWC: Image, resolution: tuple[int, int], crop_ratio: float = 0.875, interpolation: str = "bicubic"
-) -> Tensor:
-    """The evaluation crop: resize so that the image just covers resolution / crop_ratio, then cut out the centre.
-
-    Returns:
-        (height, width, C), of the same type.
-    """
-    return _cut(
-        image_HWC, center_box(image_HWC.shape[0], image_HWC.shape[1], resolution, crop_ratio), resolution, interpolation
-    )
-
-
-Target = NDArray[Any] | Boxes | None
-"""What `decode_target` gave, and None where the set has none."""
 Seen = Tensor | dict[str, Tensor] | None
-"""The same after a view: of an image of `Boxes`, a dict of its `boxes` (N, 4) float32 as x1, y1, x2, y2 and `labels`."""
-View = Callable[[Image, Target, int], tuple[Tensor, Seen]]
-"""Image (H, W, C) of 8 or 16 bits, its target, and the sample's seed to image (height, width, C) of as many, and target."""
+"""A target after a view; of `Boxes` a dict: `boxes`, float32 (N, 4) as x1, y1, x2, y2 in pixels, `labels`, `crowd`, and
+`masks` where there are some."""
+View = Callable[[Image, Target | None, int], tuple[Tensor, Seen]]
+"""Image (H, W, C) of 8 or 16 bits, target and the sample's seed to image (height, width, C) of as many, and target."""
 
 
-def see(target: Target, size: tuple[int, int], box: Box, resolution: tuple[int, int], mirrored: bool = False) -> Seen:
+def see(
+    target: Target | None, size: tuple[int, int], box: Box, resolution: tuple[int, int], mirrored: bool = False
+) -> Seen:
     """A target of an image of this `size` after its `box` was resized to `resolution`, and perhaps mirrored.
 
-    Masks keep their classes (the nearest pixel's); boxes are cut to what is left of them, and those of less than a pixel
-    are dropped with their labels; what counts for the whole image stays as it is.
+    Masks keep their classes (the nearest pixel's); boxes are cut to what is left of them, and objects of less than a
+    pixel are dropped; what counts for the whole image stays as it is.
     """
     if target is None:
         return None
@@ -138,10 +106,17 @@ def see(target: Target, size: tuple[int, int], box: Box, resolution: tuple[int, 
         corners = np.concatenate([target.boxes[:, :2], target.boxes[:, :2] + target.boxes[:, 2:]], axis=1)
         boxes = BoundingBoxes(torch.from_numpy(corners), format=BoundingBoxFormat.XYXY, canvas_size=size)
         boxes, kept = functional.sanitize_bounding_boxes(_move(boxes, box, resolution, mirrored))
-        return {"boxes": boxes.as_subclass(Tensor), "labels": torch.from_numpy(target.labels)[kept]}
-    if target.ndim == 2:
-        return _move(Mask(torch.from_numpy(target)[None]), box, resolution, mirrored)[0].as_subclass(Tensor)
-    return torch.from_numpy(target)
+        seen = {"boxes": boxes.as_subclass(Tensor)}
+        seen |= {"labels": torch.tensor(target.labels)[kept], "crowd": torch.tensor(target.crowd)[kept]}
+        if target.masks is not None:
+            seen["masks"] = _move_masks(target.masks[kept.numpy()], box, resolution, mirrored)
+        return seen
+    return _move_masks(target[None], box, resolution, mirrored)[0] if target.ndim == 2 else torch.tensor(target)
+
+
+def _move_masks(masks_NHW: NDArray[Any], box: Box, resolution: tuple[int, int], mirrored: bool) -> Tensor:
+    moved: Tensor = _move(Mask(torch.tensor(masks_NHW)), box, resolution, mirrored)
+    return moved.as_subclass(Tensor)
 
 
 def _move(what: TVTensor, box: Box, resolution: tuple[int, int], mirrored: bool) -> Any:
@@ -150,11 +125,14 @@ def _move(what: TVTensor, box: Box, resolution: tuple[int, int], mirrored: bool)
 
 
 class RandomCrop:
-    """The view of pretraining: `random_resized_crop` with fixed settings. Masks and boxes go along.
+    """The view of pretraining: a random part of the image, resized. Masks and boxes go along.
+
+    Defaults are SimMIM's (github.com/microsoft/SimMIM, data_simmim.py).
 
     Args:
         resolution: (height, width) of the result.
-        scale, ratio, interpolation: see `random_resized_crop`.
+        scale, ratio: see `crop_box`.
+        interpolation: see `resize`.
         flip: mirror half of the images, those that `random_flip` would.
     """
 
@@ -170,7 +148,7 @@ class RandomCrop:
         self.resolution, self.scale, self.ratio = resolution, scale, ratio
         self.interpolation, self.flip = interpolation, flip
 
-    def __call__(self, image_HWC: Image, target: Target, seed: int) -> tuple[Tensor, Seen]:
+    def __call__(self, image_HWC: Image, target: Target | None, seed: int) -> tuple[Tensor, Seen]:
         size = image_HWC.shape[0], image_HWC.shape[1]
         box = crop_box(*size, seed, self.scale, self.ratio)
         mirrored = self.flip and flips(seed)
@@ -223,12 +201,12 @@ class ClassifyAugment(RandomCrop):
 
 
 class CenterCrop:
-    """The view for evaluation: `center_crop`; masks and boxes go along, the seed is not used."""
+    """The view for evaluation, see `center_box`. Masks and boxes go along; the seed is not used."""
 
-    def __init__(self, resolution: tuple[int, int], crop_ratio: float) -> None:
-        self.resolution, self.crop_ratio = resolution, crop_ratio
+    def __init__(self, resolution: tuple[int, int], crop_ratio: float, interpolation: str = "bicubic") -> None:
+        self.resolution, self.crop_ratio, self.interpolation = resolution, crop_ratio, interpolation
 
-    def __call__(self, image_HWC: Image, target: Target, seed: int) -> tuple[Tensor, Seen]:
+    def __call__(self, image_HWC: Image, target: Target | None, seed: int) -> tuple[Tensor, Seen]:
         size = image_HWC.shape[0], image_HWC.shape[1]
         box = center_box(*size, self.resolution, self.crop_ratio)
-        return _cut(image_HWC, box, self.resolution, "bicubic"), see(target, size, box, self.resolution)
+        return _cut(image_HWC, box, self.resolution, self.interpolation), see(target, size, box, self.resolution)

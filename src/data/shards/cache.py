@@ -22,7 +22,7 @@ from data.order.hashing import Ints
 from data.shards.archive import write_file
 from data.shards.local import ShardSet
 from data.shards.manifest import LARGEST, MANIFEST, Shard, read_manifest
-from data.shards.remote import Remote, on_disk
+from data.shards.remote import FIRST_PAUSE, Remote, on_disk
 from data.shards.rows import index_size, read_indices
 from swinmim.errors import DataError
 
@@ -205,7 +205,7 @@ def open_remote(
     cache_bytes: int,
     allow_insecure: bool = False,
     options: dict[str, Any] | None = None,
-    pause: float = 1.0,
+    pause: float = FIRST_PAUSE,
 ) -> RemoteShardSet:
     """Open the shard set in a directory on a server.
 

@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 SCHEMES = ("https", "s3", "gs", "hf")
 TRIES = 6
 _INSTALL = {"gs": "'swinmim[gs]'", "hf": "huggingface_hub"}  # the others need the extra
-_FIRST_PAUSE = 1.0  # seconds, doubled after every failure
+FIRST_PAUSE = 1.0  # seconds, doubled after every failure
 _CHUNK = 16 << 20  # s3 and gs take one request for each
 _SILENT_SECONDS = 60  # a server that sends nothing for so long counts as gone
 
@@ -52,11 +52,6 @@ def check_url(url: str, *, allow_insecure: bool = False) -> str:
     if url[len(scheme) :][:3] != "://" or not host or "::" in url:
         raise DataError(f"A remote set is named as {scheme}://HOST/FOLDER (or {scheme}://BUCKET/FOLDER), got {url!r}.")
     return scheme
-
-
-def pause(attempt: int, first: float = _FIRST_PAUSE) -> float:
-    """Seconds to wait before try number `attempt`, counted from 0."""
-    return first * 2 ** (attempt - 1) if attempt else 0.0
 
 
 @contextmanager
@@ -142,6 +137,26 @@ class Failed(Exception):
         return cls(f"{type(error).__name__}: {told}".strip(), final or status in (401, 403, 404))
 
 
+def tries(
+    what: str, met: list[Failed], pause: float = FIRST_PAUSE, *, patient: bool = True, count: int = TRIES
+) -> Iterator[None]:
+    """Go through this once for each try, and leave it on success.
+
+    Args:
+        what: is tried, for warnings.
+        met: where each try that fails adds what it met.
+        pause: seconds before the second try; doubles with each.
+        patient: try again also what is final.
+        count: of tries at most.
+    """
+    for attempt in range(count):
+        time.sleep(pause * 2 ** (attempt - 1) if attempt else 0)
+        yield
+        if met[-1].final and not patient:
+            return
+        log.warning("try %d of %d: %s: %s", attempt + 1, count, what, met[-1])
+
+
 class Remote:
     """A directory on a server.
 
@@ -161,7 +176,7 @@ class Remote:
         *,
         allow_insecure: bool = False,
         options: dict[str, Any] | None = None,
-        pause: float = _FIRST_PAUSE,
+        pause: float = FIRST_PAUSE,
     ) -> None:
         self.scheme = check_url(url, allow_insecure=allow_insecure)
         if "?" in url or "#" in url:
@@ -181,19 +196,16 @@ class Remote:
             raise Failed.of(error) from error
 
     def _tried(self, name: str, once: Callable[[], Result], patient: bool = True) -> Result:
-        met: list[str] = []
-        for attempt in range(TRIES):
-            time.sleep(pause(attempt, self.pause))
+        met: list[Failed] = []
+        for _ in tries(f"{self.url}/{name}", met, self.pause, patient=patient):
             try:
                 return once()
             except Failed as error:
-                met.append(str(error))
-                if error.final and not patient:
-                    break
-                log.warning("try %d of %d: %s/%s: %s", attempt + 1, TRIES, self.url, name, error)
-        tries = f"{len(met)} tries" if len(met) > 1 else "The first try"
+                met.append(error)
+        how_often = f"{len(met)} tries" if len(met) > 1 else "The first try"
+        reasons = "\n  ".join(dict.fromkeys(map(str, met)))
         raise DataError(
-            f"{self.url}/{name} cannot be read. {tries} met:\n  " + "\n  ".join(dict.fromkeys(met)) + "\n"
+            f"{self.url}/{name} cannot be read. {how_often} met:\n  {reasons}\n"
             "Check the address, and that this machine may read it: passwords belong into ~/.netrc, keys where the"
             " cloud's own tools look for them."
         )

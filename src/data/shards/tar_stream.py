@@ -4,9 +4,7 @@ webdataset's own stages read tars and group members; the files are opened here, 
 """
 
 import itertools
-import logging
 import tarfile
-import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,10 +14,8 @@ from webdataset.shardlists import expand_urls
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from data.shards.archive import BLOCK
-from data.shards.remote import TRIES, Failed, check_url, failures, is_url, open_url, pause
+from data.shards.remote import FIRST_PAUSE, TRIES, Failed, check_url, failures, is_url, open_url, tries
 from swinmim.errors import DataError
-
-log = logging.getLogger(__name__)
 
 _IMAGES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "npy")
 
@@ -92,7 +88,7 @@ class ForeignTars:
         first_pause: seconds before the second try of a tar on a server; doubles with each.
     """
 
-    def __init__(self, *, allow_insecure: bool = False, first_pause: float = 1.0) -> None:
+    def __init__(self, *, allow_insecure: bool = False, first_pause: float = FIRST_PAUSE) -> None:
         self.allow_insecure, self.first_pause = allow_insecure, first_pause
         self._bad: set[str] = set()
 
@@ -125,10 +121,9 @@ class ForeignTars:
         Raises:
             BadShard: it cannot be read to its end.
         """
-        taken = 0
-        tries = TRIES if is_url(url) and url not in self._bad else 1
-        for attempt in range(tries):
-            time.sleep(pause(attempt, self.first_pause))
+        taken, met = 0, list[Failed]()
+        count = TRIES if is_url(url) and url not in self._bad else 1
+        for _ in tries(url, met, self.first_pause, patient=patient, count=count):
             try:
                 with closing(self._read(url)) as found:
                     for sample in itertools.islice(found, taken, None):
@@ -137,9 +132,6 @@ class ForeignTars:
                 self._bad.discard(url)
                 return
             except _caught() as error:
-                met = Failed.of(error)
-            log.warning("try %d of %d: %s: %s", attempt + 1, tries, url, met)
-            if met.final and not patient:
-                break
+                met.append(Failed.of(error))
         self._bad.add(url)
-        raise BadShard(f"{url}: {met}")
+        raise BadShard(f"{url}: {met[-1]}")

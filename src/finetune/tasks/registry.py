@@ -1,5 +1,7 @@
 """The tasks by their kind, and the union of their settings. A new task is one more line here."""
 
+import functools
+import operator
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -13,4 +15,5 @@ TASKS: dict[str, type[Task[Any]]] = {task.kind: task for task in (Classify, Mult
 if TYPE_CHECKING:
     AnyTaskConfig = TaskConfig
 else:  # which of them is told by `kind`
-    AnyTaskConfig = Annotated[tuple(task.Settings for task in TASKS.values()), Field(discriminator="kind")]
+    _union = functools.reduce(operator.or_, (task.Settings for task in TASKS.values()))
+    AnyTaskConfig = Annotated[_union, Field(discriminator="kind")]

@@ -9,7 +9,7 @@ from data.codecs.decode import DecodeError, decode
 from data.codecs.encode import EncodeOptions, encode
 from data.codecs.jpeg import jpeg_header
 from data.codecs.orientation import upright
-from data.loading.views import random_resized_crop
+from data.loading.views import RandomCrop
 
 RGB = make_pixels(0)
 
@@ -63,7 +63,7 @@ def test_first_frame_of_an_animated_webp():
 def test_slivers_are_read_and_not_written(shape):
     data = image_bytes(np.zeros(shape, np.uint8))
     assert decode(data).shape == shape
-    assert random_resized_crop(decode(data), (16, 16), 0).shape == (16, 16, 3)
+    assert RandomCrop((16, 16))(decode(data), None, 0)[0].shape == (16, 16, 3)
     with pytest.raises(DecodeError, match=f"{shape[1]}x1 is smaller than min_side=8"):
         encode(data, EncodeOptions())
 

@@ -12,8 +12,8 @@ import time
 
 import pytest
 import torch.distributed as dist
+from made_loaders import shard_data
 
-from data.loading.modules import PretrainData
 from data.shards.local import ShardSet
 from swinmim.errors import DataError
 
@@ -30,7 +30,7 @@ def train(shard_dir, epochs, world, rank, workers, barrier, state_file, log_file
     """Reads batches, writes down what it read, and keeps the position in a file, as a trainer does after each step."""
     os.setpgid(0, 0)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world)}
-    data = PretrainData(
+    data = shard_data(
         ShardSet.open(shard_dir),
         resolution=(16, 16),
         seed=5,
@@ -138,7 +138,7 @@ def test_a_worker_that_dies_names_the_sample(shards, monkeypatch, workers):
 
     original = dataset.decode
     monkeypatch.setattr(dataset, "decode", decode)
-    data = PretrainData(shards, resolution=(16, 16), seed=0, global_batch=8, batch_size=8, num_workers=workers)
+    data = shard_data(shards, resolution=(16, 16), seed=0, global_batch=8, batch_size=8, num_workers=workers)
     with pytest.raises(DataError, match=rf"exit codes: -9.*reading: {victim.shard}: {victim.key}\.jpg"):
         list(data.train_dataloader())
 
@@ -162,7 +162,7 @@ def limited(shard_dir, rank, rendezvous, results):
     logging.disable()
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    data = PretrainData(ShardSet.open(shard_dir), resolution=(16, 16), seed=0, global_batch=2, batch_size=1)
+    data = shard_data(ShardSet.open(shard_dir), resolution=(16, 16), seed=0, global_batch=2, batch_size=1)
     count = 0
     try:
         for batch in data.train_dataloader():

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torchmetrics import MeanMetric
 
+from data.loading.batch import LoaderSettings
 from data.loading.dataset import BatchDataset
 from data.loading.sampler import EvalSampler
 from data.loading.views import CenterCrop
@@ -18,6 +19,7 @@ from pretrain.module import VAL_METRICS, PretrainModule
 from pretrain.simmim import SimMIM
 from swinmim.models.swinv2 import create_encoder
 
+SETTINGS = LoaderSettings(resolution=(32, 32), seed=0, global_batch=4, batch_size=4)
 DAMAGED = (0, 3, 10)  # the first also fills up the last batch
 
 
@@ -62,7 +64,7 @@ def validate(module, shards, indices, world, size=4):
     states, count = {}, 0
     for rank in range(world):
         own = copy.deepcopy(module).eval()
-        dataset = BatchDataset(shards, indices, CenterCrop((32, 32), 1.0), (32, 32), 0, "eval")
+        dataset = BatchDataset(shards, indices, CenterCrop((32, 32), 1.0), SETTINGS, "eval")
         for places in EvalSampler(indices, size, rank=rank, world=world):
             batch = dataset.__getitems__(places)
             batch["seed"] = torch.tensor([place.sample for place in places])  # masks that do not depend on the position
@@ -91,7 +93,7 @@ def test_a_damaged_validation_image_is_left_out_and_counted(damaged, kind, world
 
 def test_a_batch_of_nothing_but_damage(damaged):
     module, shards = Classify().eval(), damaged(range(4))
-    dataset = BatchDataset(shards, np.arange(12), CenterCrop((32, 32), 1.0), (32, 32), 0, "eval")
+    dataset = BatchDataset(shards, np.arange(12), CenterCrop((32, 32), 1.0), SETTINGS, "eval")
     batch = dataset.__getitems__(next(iter(EvalSampler(np.arange(12), 4))))
     assert not batch["valid"].any()
     module.validation_step(batch, 0)

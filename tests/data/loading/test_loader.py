@@ -6,10 +6,11 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from made_images import make_folder
+from made_loaders import shard_data
 
-from data.loading.modules import ClassifyData, PretrainData
 from data.loading.normalise import normalise
 from data.loading.sampler import EvalSampler, TrainSampler
+from data.loading.views import ClassifyAugment
 from data.order.epoch import EpochOrders
 from data.order.subsets import split
 from data.shards.local import ShardSet
@@ -25,8 +26,7 @@ pytestmark = [
 
 
 def pretrain_data(shards, **changed):
-    settings = {"resolution": (16, 16), "seed": 3, "global_batch": 8, "batch_size": 4} | changed
-    return PretrainData(shards, *split(len(shards), 5, 0), **settings)
+    return shard_data(shards, *split(len(shards), 5, 0), **{"seed": 3, "batch_size": 4} | changed)
 
 
 class Recorder(pl.LightningModule):
@@ -205,7 +205,7 @@ def test_resume_at_the_border_of_an_epoch(shards, uninterrupted, tmp_path, hook,
 
 def test_the_position_in_an_epoch_that_max_steps_broke_off(shards, tmp_path):
     fit(shards, None, callbacks=[SaveAt(tmp_path / "end.ckpt", "on_train_epoch_end")], max_steps=6)
-    state = torch.load(tmp_path / "end.ckpt", weights_only=True)["PretrainData"]
+    state = torch.load(tmp_path / "end.ckpt", weights_only=True)["ShardData"]
     assert (state["epoch"], state["batches"]) == (1, 2)
 
 
@@ -243,9 +243,10 @@ def test_more_processes_than_samples(shards, monkeypatch):
         pretrain_data(shards).setup("fit")
 
 
-def test_classification(shards, tmp_path):
+def test_sets_of_their_own_for_training_and_validation(shards):
     train, val = split(40, 10, 0)
-    data = ClassifyData(shards, train, shards, val, resolution=(24, 24), seed=0, global_batch=8, batch_size=8)
+    data = shard_data(shards, train, val, resolution=(24, 24), train_view=ClassifyAugment((24, 24)))
+    assert data.classes == shards.classes
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].shape == (8, 24, 24, 3)
     assert batch["label"].tolist() == shards.labels[batch["index"]].tolist()
@@ -253,8 +254,3 @@ def test_classification(shards, tmp_path):
         i for b in data.val_dataloader() for i, ok in zip(b["index"].tolist(), b["valid"].tolist(), strict=True) if ok
     ]
     assert valid == val.tolist()
-    make_folder(tmp_path / "in", 4, classes=())
-    write_shards(tmp_path / "in", tmp_path / "out", WriteOptions(workers=1))
-    plain = ShardSet.open(tmp_path / "out")
-    with pytest.raises(DataError, match="finetune needs labels"):
-        ClassifyData(plain, None, plain, None, resolution=(24, 24), seed=0, global_batch=2, batch_size=2)

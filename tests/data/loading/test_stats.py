@@ -3,9 +3,7 @@ import dataclasses
 import pytest
 
 from data.config import DataConfig
-from data.loading.modules import ClassifyData
 from data.loading.stats import IMAGENET_MEAN, IMAGENET_STD, resolve_stats
-from data.loading.views import ClassifyAugment
 from swinmim.errors import ConfigError
 
 CONFIG = DataConfig(
@@ -59,19 +57,3 @@ def test_lanes_are_for_indexed_sets():
         dataclasses.replace(CONFIG, lanes=0)
     with pytest.raises(ValueError, match="no effect with streaming=true"):
         dataclasses.replace(CONFIG, lanes=2, streaming=True, streaming_samples=9)
-
-
-def test_randaugment_of_other_channels_is_refused_with_settings_that_work(shards):
-    shards.channels = 5
-    with pytest.raises(ConfigError, match=r"5 of 8\. Add task\.randaug_ops=0 task\.randaug_magnitude=0"):
-        ClassifyData(
-            shards,
-            None,
-            shards,
-            None,
-            resolution=(16, 16),
-            seed=0,
-            global_batch=8,
-            batch_size=8,
-            augment=ClassifyAugment((16, 16), num_ops=2, magnitude=9),
-        )

@@ -2,14 +2,17 @@ import io
 import itertools
 import pickle
 import tarfile
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from made_loaders import SMALL, stream_data
 
-from data.loading.modules import StreamData
+from data.loading.batch import LoaderSettings
 from data.loading.stream import StreamDataset, StreamLoader
 from data.shards.streamed import StreamSet
 from data.shards.tar_stream import BadShard, ForeignTars, find_shards
@@ -20,11 +23,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # sockets of the servers
 ]
 
-SETTINGS = {"resolution": (16, 16), "seed": 0, "global_batch": 8, "batch_size": 8}
-
 
 def stream(path, samples=40, **changed):
-    return StreamData(StreamSet(str(path), samples), None, None, **SETTINGS | changed)
+    return stream_data(StreamSet(str(path), samples), **changed)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -82,8 +83,9 @@ def numbered(folder, shards, each, data, label=b"1"):
         make_tar(folder / f"{number}.tar", [(f"{n}.{s}", d) for n in names for s, d in (("jpg", data), ("cls", label))])
 
 
-def dataset(urls, **changed):
-    return StreamDataset(urls, None, (16, 16), 3, 8, 0, **changed)
+def dataset(urls, view=None, **place):
+    tars = SimpleNamespace(urls=urls, channels=3, allow_insecure=False, fork_safe=True)
+    return StreamDataset(tars, view, LoaderSettings(**SMALL), 0, **place)
 
 
 @pytest.mark.parametrize(("shards", "each", "kept"), [(4, 50, 200), (40, 50, 1000)])
@@ -141,9 +143,7 @@ def test_a_slow_server(server, monkeypatch):
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_lost_shard_on_a_server_does_not_end_the_run(server, tmp_path, workers):
-    data = StreamData(
-        StreamSet(server.url + REMOTE, 24, allow_insecure=True), None, None, num_workers=workers, **SETTINGS
-    )
+    data = stream_data(StreamSet(server.url + REMOTE, 24, allow_insecure=True), num_workers=workers)
     loader = data.train_dataloader()
     assert workers == 0 or loader.multiprocessing_context.get_start_method() == "spawn"
     loader.dataset.tars.first_pause = 0.001
@@ -190,7 +190,7 @@ def test_a_damaged_tar_is_named_and_counted_and_too_many_end_the_run(tmp_path, s
         list(data.train_dataloader())
     assert "Traceback" not in str(caught.value)
     assert workers or "1.tar" in caplog.text
-    data.max_bad_fraction = 1.0
+    data.settings = replace(data.settings, max_bad_fraction=1.0)
     assert len(list(itertools.islice(data.train_dataloader(), 10))) == 10
 
 
@@ -213,8 +213,8 @@ def test_missing_tars_are_listed_at_the_start(tmp_path):
 def rank_of_two(rank, folder, results):
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     urls = sorted(str(file) for file in folder.glob(f"{rank}-*.tar"))
-    augment = lambda image, seed: torch.zeros(16, 16, 3)  # noqa: E731
-    loader = StreamLoader(StreamDataset(urls, augment, (16, 16), 3, 8, 0, rank=rank, world=2), 64, 0, 0.001)
+    view = lambda image, target, seed: (torch.zeros(16, 16, 3), None)  # noqa: E731
+    loader = StreamLoader(dataset(urls, view, rank=rank, world=2), 64, 0, 0.001)
     batches = 0
     try:
         for _ in loader:

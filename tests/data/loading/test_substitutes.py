@@ -8,10 +8,11 @@ import time
 import numpy as np
 import pytest
 import torch
+from made_loaders import SMALL, shard_data
 
 from data.loading import dataset
+from data.loading.batch import LoaderSettings
 from data.loading.dataset import BatchDataset
-from data.loading.modules import PretrainData
 from data.loading.sampler import Place
 from data.loading.views import RandomCrop
 from swinmim.errors import DataError
@@ -20,7 +21,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="forks"),
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
-SMALL = {"resolution": (16, 16), "seed": 0, "global_batch": 8, "batch_size": 8}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -30,7 +30,7 @@ def test_a_damaged_image_is_counted_named_and_replaced(damaged, workers, tmp_pat
     handler = logging.FileHandler(tmp_path / "log")  # forks write into it too
     logging.getLogger("data.loading.dataset").addHandler(handler)
     try:
-        runs = [list(PretrainData(shards, **size).train_dataloader()) for _ in range(2)]
+        runs = [list(shard_data(shards, **size).train_dataloader()) for _ in range(2)]
     finally:
         logging.getLogger("data.loading.dataset").removeHandler(handler)
         handler.close()
@@ -57,7 +57,7 @@ def test_a_damaged_image_is_counted_named_and_replaced(damaged, workers, tmp_pat
     ],
 )
 def test_so_many_damaged_images_end_the_run(damaged, bad, fraction, tolerated):
-    loader = PretrainData(damaged(range(bad)), **SMALL, max_bad_fraction=fraction).train_dataloader()
+    loader = shard_data(damaged(range(bad)), **SMALL, max_bad_fraction=fraction).train_dataloader()
     if tolerated:
         assert sum(int(batch["substituted"].sum()) for batch in loader) == bad
     else:
@@ -68,13 +68,12 @@ def test_so_many_damaged_images_end_the_run(damaged, bad, fraction, tolerated):
 
 def test_a_set_of_nothing_but_damage_ends_the_run(damaged):
     with pytest.raises(DataError, match="substitutes in a row"):
-        next(iter(PretrainData(damaged(range(40)), **SMALL).train_dataloader()))
+        next(iter(shard_data(damaged(range(40)), **SMALL).train_dataloader()))
 
 
 def load(shards, indices, sample, count):
     """Indices of what comes for this sample at many positions."""
-    crop = RandomCrop((16, 16), (0.67, 1.0), (3 / 4, 4 / 3))
-    batches = BatchDataset(shards, indices, crop, (16, 16), 0, "train")
+    batches = BatchDataset(shards, indices, RandomCrop((16, 16)), LoaderSettings(**SMALL), "train")
     return batches.__getitems__([Place(0, n, sample) for n in range(count)])["index"].tolist()
 
 
@@ -126,7 +125,7 @@ def test_an_image_that_takes_for_ever_is_named(patched, monkeypatch, hang, worke
         with pytest.raises(
             DataError, match=rf"exit codes: -14;.*-14 an image that took minutes.*reading: {name}\. Take"
         ):
-            [None for _ in PretrainData(shards, **SMALL, num_workers=workers).train_dataloader()]
+            [None for _ in shard_data(shards, **SMALL, num_workers=workers).train_dataloader()]
     finally:
         signal.signal(signal.SIGALRM, before)
 
@@ -134,7 +133,7 @@ def test_an_image_that_takes_for_ever_is_named(patched, monkeypatch, hang, worke
 def test_a_slow_trainer_is_no_hanging_image(shards, monkeypatch):
     monkeypatch.setattr(dataset, "_PATIENCE", 1)
     seen = 0
-    for batch in PretrainData(shards, **SMALL, num_workers=1).train_dataloader():
+    for batch in shard_data(shards, **SMALL, num_workers=1).train_dataloader():
         time.sleep(1.2 if seen == 0 else 0)
         seen += len(batch["index"])
     assert seen == 40
@@ -148,6 +147,6 @@ def test_any_other_fault_names_the_image(patched, error, workers):
 
     shards, name = patched(fault)
     with pytest.raises(type(error)) as caught:
-        [None for _ in PretrainData(shards, **SMALL, num_workers=workers).train_dataloader()]
+        [None for _ in shard_data(shards, **SMALL, num_workers=workers).train_dataloader()]
     shown = str(caught.value) + "".join(getattr(caught.value, "__notes__", ()))
     assert f"The image is {name}." in shown

@@ -2,10 +2,13 @@ import numpy as np
 import pytest
 import torch
 from made_images import make_pixels
-from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import RandomResizedCrop, v2
+from torchvision.tv_tensors import BoundingBoxes, Mask
+from torchvision.tv_tensors import Image as TVImage
 
-from data.loading.normalise import FLIP_STREAM, MASK_STREAM, hash_bits, normalise, random_flip
-from data.loading.views import ClassifyAugment, center_crop, crop_box, random_resized_crop, resize
+from data.codecs.targets import Boxes
+from data.loading.normalise import FLIP_STREAM, MASK_STREAM, flips, hash_bits, normalise, random_flip
+from data.loading.views import CenterCrop, ClassifyAugment, RandomCrop, center_box, crop_box, resize, see
 from data.order.hashing import sample_seeds
 
 SEEDS = sample_seeds(0, 0, np.arange(4000))
@@ -34,11 +37,13 @@ def test_a_box_that_never_fits_falls_back_to_the_centre():
 
 def test_random_resized_crop_is_a_function_of_the_seed():
     image = make_pixels(0, 60, 80)
-    one = random_resized_crop(image, (32, 48), 5)
+    view = RandomCrop((32, 48))
+    one, none = view(image, None, 5)
+    assert none is None
     assert one.shape == (32, 48, 3)
     assert one.dtype == torch.uint8
-    assert torch.equal(one, random_resized_crop(torch.from_numpy(image), (32, 48), 5))
-    assert not torch.equal(one, random_resized_crop(image, (32, 48), 6))
+    assert torch.equal(one, view(torch.from_numpy(image), None, 5)[0])
+    assert not torch.equal(one, view(image, None, 6)[0])
 
 
 def test_resize_is_antialiased():
@@ -52,19 +57,19 @@ def test_resize_is_antialiased():
 
 @pytest.mark.parametrize("shape", [(100, 60), (60, 100), (7, 300), (32, 32)])
 def test_center_crop_shapes(shape):
-    assert center_crop(make_pixels(0, *shape), (32, 32)).shape == (32, 32, 3)
-    assert center_crop(make_pixels(0, *shape), (16, 40), crop_ratio=1.0).shape == (16, 40, 3)
+    assert CenterCrop((32, 32), 0.875)(make_pixels(0, *shape), None, 0)[0].shape == (32, 32, 3)
+    assert CenterCrop((16, 40), 1.0)(make_pixels(0, *shape), None, 0)[0].shape == (16, 40, 3)
 
 
 def test_classify_augment_uses_the_seed_only_and_leaves_the_generator_alone():
     image, augment = make_pixels(0, 60, 80), ClassifyAugment((32, 32))
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    one = augment(image, 7)
+    one, _ = augment(image, None, 7)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    assert torch.equal(one, augment(image, 7))
-    assert len({augment(image, seed).sum().item() for seed in range(10)}) > 5
+    assert torch.equal(one, augment(image, None, 7)[0])
+    assert len({augment(image, None, seed)[0].sum().item() for seed in range(10)}) > 5
     assert one.shape == (32, 32, 3)
     assert one.dtype == torch.uint8
 
@@ -154,7 +159,7 @@ def test_center_crop_has_the_pixels_of_pillow(shape, resolution, crop_ratio, int
     reference = Image.fromarray(image).resize(
         resolution[::-1], Image.Resampling[interpolation.upper()], box=(left, top, left + w, top + h)
     )
-    ours = center_crop(image, resolution, crop_ratio, interpolation).numpy().astype(float)
+    ours = CenterCrop(resolution, crop_ratio, interpolation)(image, None, 0)[0].numpy().astype(float)
     error = ((ours - np.asarray(reference))[4:-4, 4:-4] ** 2).mean()
     assert 10 * np.log10(255**2 / max(error, 1e-9)) >= 50
 
@@ -177,3 +182,98 @@ def test_sixteen_bits_are_flipped_and_normalised_as_one_by_one():
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-6)
     plain = normalise(torch.from_numpy(pixels), mean, std).numpy()
     np.testing.assert_allclose(plain[flips.index(1)], expected[flips.index(1)][:, :, ::-1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_the_flip_of_a_view_is_that_of_the_device_bit_for_bit(bits):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 2**bits, (40, 30, 20, 3)).astype(f"uint{bits}")
+    seeds = SEEDS[:40].tolist()
+    still, moved = (
+        torch.stack(
+            [
+                ClassifyAugment((16, 16), num_ops=0 if bits == 16 else 2, flip=flip)(i, None, s)[0]
+                for i, s in zip(images, seeds, strict=True)
+            ]
+        )
+        for flip in (False, True)
+    )
+    assert moved.dtype == still.dtype
+    assert torch.equal(moved.to(torch.int32), random_flip(still, torch.tensor(seeds)).to(torch.int32))
+    assert not torch.equal(moved.to(torch.int32), still.to(torch.int32))
+
+
+def test_flips_of_edges_and_of_many_seeds_are_those_of_the_tensor():
+    seeds = torch.from_numpy(np.concatenate([SEEDS, [0, 1, 2**32 - 1, 2**32, 2**63 - 1]]))
+    assert [flips(seed) for seed in seeds.tolist()] == (hash_bits(seeds, FLIP_STREAM, 1)[:, 0] & 1).bool().tolist()
+
+
+def boxes_of(rows, height=60, width=80):
+    """Objects with a mask each, which fills the box."""
+    masks = np.zeros((len(rows), height, width), np.bool_)
+    for mask, (x, y, w, h) in zip(masks, rows, strict=True):
+        mask[y : y + h, x : x + w] = True
+    crowd = np.arange(len(rows)) % 2 == 1
+    return Boxes(np.array(rows, np.float32).reshape(-1, 4), np.arange(len(rows)), crowd, masks)
+
+
+@pytest.mark.parametrize("seed", SEEDS[:8].tolist())
+def test_masks_and_boxes_go_where_torchvision_puts_them(seed):
+    """Its random transforms, with our draws in the place of theirs."""
+    mask, objects = (
+        (make_pixels(1, 60, 80)[:, :, 0] // 50).copy(),
+        boxes_of([(0, 0, 80, 60), (20, 10, 30, 40), (50, 30, 9, 5)]),
+    )
+    top, left, h, w = crop_box(60, 80, seed, (0.3, 1.0), (3 / 4, 4 / 3))
+    crop, flip = v2.RandomResizedCrop((32, 48)), v2.RandomHorizontalFlip(1.0 if flips(seed) else 0.0)
+    crop.make_params = lambda _: {"top": top, "left": left, "height": h, "width": w}
+    corners = torch.from_numpy(objects.boxes) @ torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]])
+    theirs = v2.Compose([crop, flip, v2.SanitizeBoundingBoxes(labels_getter=lambda all_of_it: all_of_it["labels"])])(
+        {
+            "image": TVImage(torch.zeros(3, 60, 80)),
+            "mask": Mask(torch.from_numpy(mask)),
+            "boxes": BoundingBoxes(corners, format="XYXY", canvas_size=(60, 80)),
+            "labels": torch.arange(3),
+        }
+    )
+    view = RandomCrop((32, 48), (0.3, 1.0), flip=True)
+    _, ours = view(make_pixels(0, 60, 80), mask, seed)
+    assert torch.equal(ours, theirs["mask"].as_subclass(torch.Tensor))
+    assert type(ours) is torch.Tensor
+    image, ours = view(make_pixels(0, 60, 80), objects, seed)
+    assert torch.equal(image, view(make_pixels(0, 60, 80), None, seed)[0])
+    assert torch.equal(ours["boxes"], theirs["boxes"].as_subclass(torch.Tensor))
+    assert torch.equal(ours["labels"], theirs["labels"])
+    assert torch.equal(ours["crowd"], ours["labels"] % 2 == 1)
+    for (x1, y1, x2, y2), inside in zip(ours["boxes"].tolist(), ours["masks"], strict=True):
+        rows, columns = inside.nonzero().T
+        found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert np.abs(np.array(found) - (x1, y1, x2, y2)).max() <= 1.5  # pixels of the result
+    assert {type(value) for value in ours.values()} == {torch.Tensor}
+
+
+def test_the_evaluation_view_moves_targets_as_torchvisions_centre_crop():
+    mask, objects = (
+        (make_pixels(1, 60, 60)[:, :, 0] // 50).copy(),
+        boxes_of([(0, 0, 60, 60), (20, 10, 30, 40), (0, 0, 5, 5)], 60, 60),
+    )
+    image, seen = CenterCrop((40, 40), 40 / 60)(make_pixels(0, 60, 60), mask, 0)
+    crop = v2.CenterCrop(40)
+    assert torch.equal(image, crop(torch.from_numpy(make_pixels(0, 60, 60)).permute(2, 0, 1)).permute(1, 2, 0))
+    assert torch.equal(seen, crop(Mask(torch.from_numpy(mask))).as_subclass(torch.Tensor))
+    _, seen = CenterCrop((40, 40), 40 / 60)(make_pixels(0, 60, 60), objects, 0)
+    assert seen["boxes"].tolist() == [[0, 0, 40, 40], [10, 0, 40, 40]]
+    assert seen["labels"].tolist() == [0, 1]
+    assert seen["masks"].flatten(1).sum(1).tolist() == [1600, 1200]
+
+
+def test_what_counts_for_the_whole_image_stays_and_images_without_objects_too():
+    image = make_pixels(0, 60, 80)
+    for target in (np.array([True, False]), np.array([0.5, -3.0], np.float32)):
+        for view in (ClassifyAugment((16, 16), flip=True), CenterCrop((16, 16), 1.0)):
+            assert view(image, target, 1)[1].tolist() == target.tolist()
+    _, seen = RandomCrop((16, 16), flip=True)(image, boxes_of([]), 1)
+    assert [tuple(value.shape) for value in seen.values()] == [(0, 4), (0,), (0,), (0, 16, 16)]
+    read_only = np.zeros((60, 80), np.uint8)
+    read_only.flags.writeable = False  # as a decoder may return it
+    assert see(read_only, (60, 80), center_box(60, 80, (16, 16), 1.0), (16, 16)).shape == (16, 16)

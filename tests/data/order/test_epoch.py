@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_loaders import shard_data
 
-from data.loading.modules import PretrainData
 from data.loading.sampler import TrainSampler
 from data.order.epoch import EpochOrder, EpochOrders, ShardStarts, accumulation, epoch_batches, rank_slice
 from data.order.hashing import key, permutation, sample_seeds, shuffle, uniform, words
@@ -46,10 +46,12 @@ def test_ranks_share_an_epoch_without_repeats_and_leave_out_less_than_a_batch(
     size = data.draw(st.sampled_from([n for n in range(1, share + 1) if share % n == 0]), "batch size")
     micro = share // size
 
-    def sampler(size, rank=0, world=1, **more):
+    def sampler(size, rank=0, world=1, start=0):
         indices = 3 * np.arange(samples)  # some samples take no part
         order = EpochOrders(shard_sizes, global_batch, seed, lanes=lanes, block=block)
-        return TrainSampler(indices, order, global_batch, size, rank=rank, world=world, epoch=1, **more)
+        sampler = TrainSampler(indices, order, global_batch, size, rank=rank, world=world)
+        sampler.seek(1, start)
+        return sampler
 
     alone = [list(batch) for batch in sampler(global_batch)]
     order = EpochOrder(shard_sizes, global_batch, seed, 1, lanes=lanes, block=block)
@@ -70,7 +72,7 @@ def test_ranks_share_an_epoch_without_repeats_and_leave_out_less_than_a_batch(
     assert len(seen) == len(places) > samples - global_batch
     assert seen <= set(range(0, 3 * samples, 3))
     start = data.draw(st.integers(0, steps * micro), "start")
-    assert list(sampler(size, world - 1, world, start_batch=start)) == ranks[-1][start:]
+    assert list(sampler(size, world - 1, world, start)) == ranks[-1][start:]
 
 
 @pytest.mark.filterwarnings("ignore:.*will create 4 worker processes")  # more than a small machine has cores
@@ -82,7 +84,7 @@ def test_any_number_of_workers_loads_the_same_batches(shards, monkeypatch, world
         monkeypatch.setenv("RANK", str(rank))
         runs = []
         for workers in (0, 1, 2, 4):
-            data = PretrainData(
+            data = shard_data(
                 shards,
                 resolution=(8, 8),
                 seed=1,

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from file_servers import file_server
+from made_loaders import shard_data
 
-from data.loading.modules import PretrainData
 from data.order.epoch import EpochOrder
 from data.shards.cache import open_remote
 from data.shards.mixed import MixedSet
@@ -183,11 +183,11 @@ def test_a_set_that_changes_on_the_server_leaves_a_run_what_it_began_with(shard_
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_training_batches_are_those_of_the_local_set(server, shards, tmp_path, workers):
     """And the connections of this process survive its workers: it fetches while they come and go."""
-    local = [b["image"] for b in PretrainData(shards, **SETTINGS).train_dataloader()]
+    local = [b["image"] for b in shard_data(shards, **SETTINGS).train_dataloader()]
     assert len(local) == EpochOrder(shards.shard_sizes, 8, 3, 0).batches
     remote = reach(server, tmp_path)
     server.requests.clear()
-    loader = PretrainData(remote, **SETTINGS, num_workers=workers).train_dataloader()
+    loader = shard_data(remote, **SETTINGS, num_workers=workers).train_dataloader()
     began = time.monotonic()
     batches = [b["image"] for b in loader]
     del loader
@@ -200,7 +200,7 @@ def test_training_batches_are_those_of_the_local_set(server, shards, tmp_path, w
 
 def test_workers_are_forked_only_where_that_is_safe(server, shards, tmp_path):
     def start(train, val):
-        data = PretrainData(train, np.arange(30), np.arange(30, 40), **SETTINGS, num_workers=1)
+        data = shard_data(train, np.arange(30), np.arange(30, 40), **SETTINGS, num_workers=1)
         data.val = val
         contexts = [loader.multiprocessing_context for loader in (data.train_dataloader(), data.val_dataloader())]
         return [None if context is None else context.get_start_method() for context in contexts]
@@ -235,7 +235,7 @@ def test_one_thread_fetches_for_all_processes_of_its_node(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     world, rank = (4, int(environment.get("SLURM_PROCID", environment.get("RANK", "0")))) if environment else (1, 0)
-    data = PretrainData(reach(server, tmp_path), **SETTINGS)
+    data = shard_data(reach(server, tmp_path), **SETTINGS)
     data.trainer = SimpleNamespace(world_size=world, global_rank=rank, num_devices=devices)
     asked = []
     monkeypatch.setattr("data.loading.module.Ahead", lambda prepare, coming, batches: asked.extend(coming))

@@ -3,10 +3,10 @@ import pickle
 import numpy as np
 import pytest
 from made_images import make_folder
+from made_loaders import shard_data
 
 from data.config import MixConfig
 from data.loading.ahead import Ahead
-from data.loading.modules import PretrainData
 from data.loading.sampler import TrainSampler
 from data.order.mixture import MixedOrder
 from data.shards.local import ShardSet
@@ -61,14 +61,14 @@ def test_the_order_of_a_mixture_is_pure_and_fair(lanes):
 
 def test_batches_of_a_mixture(mixed):
     settings = {"resolution": (16, 16), "seed": 0, "global_batch": 8}
-    one = [b["index"].tolist() for b in PretrainData(mixed, batch_size=8, **settings).train_dataloader()]
+    one = [b["index"].tolist() for b in shard_data(mixed, batch_size=8, **settings).train_dataloader()]
     assert len(one) == 49 // 8
     assert all(sum(index >= 40 for index in batch) == 2 for batch in one)
     mixed = pickle.loads(pickle.dumps(mixed))  # as a loader that is spawned gets it
-    two = [b["index"].tolist() for b in PretrainData(mixed, batch_size=4, num_workers=2, **settings).train_dataloader()]
+    two = [b["index"].tolist() for b in shard_data(mixed, batch_size=4, num_workers=2, **settings).train_dataloader()]
     assert [a + b for a, b in zip(two[::2], two[1::2], strict=True)] == one
-    state = PretrainData(mixed, batch_size=8, **settings).state_dict()
-    other = PretrainData(MixedSet(mixed.sets, [1, 1]), batch_size=8, **settings)
+    state = shard_data(mixed, batch_size=8, **settings).state_dict()
+    other = shard_data(MixedSet(mixed.sets, [1, 1]), batch_size=8, **settings)
     with pytest.raises(DataError, match=r"mix: checkpoint \[6, 2\], now \[4, 4\]"):
         other.load_state_dict(state)
 
@@ -76,27 +76,25 @@ def test_batches_of_a_mixture(mixed):
 def test_a_set_smaller_than_its_share_is_named_with_the_way_out(mixed):
     small = mixed.sets[1].path
     with pytest.raises(DataError, match=rf"{small} has 9 training images, its share of .*=40 is 20\. Give it a lower"):
-        PretrainData(MixedSet(mixed.sets, [1, 1]), resolution=(16, 16), seed=0, global_batch=40, batch_size=40)
+        shard_data(MixedSet(mixed.sets, [1, 1]), resolution=(16, 16), seed=0, global_batch=40, batch_size=40)
     held_out = np.arange(45)  # five of its nine take part
     with pytest.raises(DataError, match=rf"{small} has 5 training images, its share of .*=24 is 6\."):
-        PretrainData(mixed, held_out, resolution=(16, 16), seed=0, global_batch=24, batch_size=24)
-    assert (
-        PretrainData(mixed, held_out, resolution=(16, 16), seed=0, global_batch=20, batch_size=20).steps_per_epoch == 2
-    )
+        shard_data(mixed, held_out, resolution=(16, 16), seed=0, global_batch=24, batch_size=24)
+    assert shard_data(mixed, held_out, resolution=(16, 16), seed=0, global_batch=20, batch_size=20).steps_per_epoch == 2
 
 
 def test_three_sets_in_lanes(mixed):
     one, two = mixed.sets
     three = MixedSet([one, two, one], [2, 1, 1])
     assert three.read(49 + 3).data == one.read(3).data
-    data = PretrainData(three, resolution=(16, 16), seed=0, global_batch=8, batch_size=8, lanes=2)
+    data = shard_data(three, resolution=(16, 16), seed=0, global_batch=8, batch_size=8, lanes=2)
     batches = [b["index"].tolist() for b in data.train_dataloader()]
     assert len(batches) == 89 // 8
     for batch in batches:
         for lane in (batch[:4], batch[4:]):
             assert [sum(low <= n < high for n in lane) for low, high in ((0, 40), (40, 49), (49, 89))] == [2, 1, 1]
     with pytest.raises(ConfigError, match=r"data\.lanes must divide global_batch_size, got 3 for 8. Add data\.lanes=1"):
-        PretrainData(three, resolution=(16, 16), seed=0, global_batch=8, batch_size=8, lanes=3)
+        shard_data(three, resolution=(16, 16), seed=0, global_batch=8, batch_size=8, lanes=3)
 
 
 def test_the_thread_that_fetches_ahead_has_a_mixed_order_of_its_own(mixed, monkeypatch):

@@ -88,7 +88,7 @@ def test_a_manifest_of_something_else_is_named_by_its_url(tmp_path):
 
 
 def test_answers_without_end_do_not_fill_the_disk(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("data.shards.cache._LARGEST_MANIFEST", 100)
+    monkeypatch.setattr("data.shards.cache.LARGEST", 100)
     with pytest.raises(DataError, match="more than 100 bytes came"):
         reach(server, tmp_path)
     monkeypatch.undo()

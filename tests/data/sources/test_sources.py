@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from made_images import make_folder
+from made_loaders import shard_data
 from made_tars import jpeg, tar
 from PIL import Image
 
@@ -202,7 +203,6 @@ def test_equal_files_are_left_out(tmp_path):
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
 def test_other_channels_travel_the_whole_road(tmp_path, channels, bits):
-    from data.loading.modules import PretrainData
     from data.loading.normalise import normalise, random_flip
 
     (tmp_path / "in").mkdir()
@@ -219,9 +219,7 @@ def test_other_channels_travel_the_whole_road(tmp_path, channels, bits):
     assert pixels.shape == (24, 30, channels)
     assert pixels.dtype.itemsize * 8 == bits
     assert verify(tmp_path / "out", images=True) == []
-    batch = next(
-        iter(PretrainData(shards, resolution=(16, 16), seed=0, global_batch=6, batch_size=6).train_dataloader())
-    )
+    batch = next(iter(shard_data(shards, global_batch=6, batch_size=6).train_dataloader()))
     assert batch["image"].shape == (6, 16, 16, channels)
     assert batch["image"].dtype == (torch.uint8 if bits == 8 else torch.uint16)
     images = normalise(random_flip(batch["image"], batch["seed"]), shards.mean, shards.std)
