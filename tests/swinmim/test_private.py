@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import create_autospec
 
-import lightning as L
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -15,12 +15,26 @@ from lightning.fabric.strategies.launchers.subprocess_script import _ChildProces
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch.utils.data import DataLoader, TensorDataset
 
 from swinmim import private
 
 
-def trainer(**settings):
-    return L.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, **settings)
+class Module(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def training_step(self, batch, batch_idx):
+        return self.weight.sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def trainer(**options):
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return pl.Trainer(accelerator="cpu", devices=1, max_epochs=1, enable_model_summary=False, **quiet, **options)
 
 
 def test_importing_it_costs_nothing():
@@ -70,16 +84,63 @@ def test_no_rank_asks_for_sigterm_any_more():
     loop._broadcast_sigterm_tensor()  # Lightning's raises here
 
 
-def test_counters_are_those_that_a_loop_restores():
+def test_total_counters_are_those_that_a_loop_restores():
     progress = trainer().fit_loop.epoch_progress
-    progress.load_state_dict(
-        {
-            "current": {"ready": 4, "started": 3, "processed": 2, "completed": 1},
-            "total": {"ready": 8, "started": 7, "processed": 6, "completed": 5},
-        }
-    )
-    assert private.counters(progress).processed == 2
+    counts = dict.fromkeys(("ready", "started", "processed", "completed"), 6)
+    progress.load_state_dict({"current": dict.fromkeys(counts, 2), "total": counts})
     assert private.total_counters(progress).processed == 6
+    assert private.counters(progress).processed == 2
+
+
+@pytest.mark.parametrize("divided", [True, False])
+def test_adds_distributed_sampler(divided):
+    assert private.adds_distributed_sampler(trainer(use_distributed_sampler=divided)) is divided
+
+
+def test_counters_count_and_can_be_set():
+    run = trainer()
+    run.fit(Module(), DataLoader(TensorDataset(torch.zeros(3, 1))))
+    batches = private.counters(run.fit_loop.epoch_loop.batch_progress)
+    assert (batches.ready, batches.started, batches.processed, batches.completed) == (3, 3, 3, 3)
+    assert private.counters(run.fit_loop.epoch_progress).processed == 1
+    batches.processed = 2
+    assert run.fit_loop.epoch_loop.batch_progress.state_dict()["current"]["processed"] == 2
+
+
+def test_begin_anew_reaches_the_loops_inside():
+    loop = trainer(max_steps=5).fit_loop  # without it, Lightning begins anew by itself
+    loop.load_state_dict(loop.state_dict())
+    assert loop.restarting
+    assert loop.epoch_loop.restarting
+    private.begin_anew(loop)
+    assert not loop.restarting
+    assert not loop.epoch_loop.restarting
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forget_workers_leaves_torchs_handler_nothing_to_raise():
+    from torch._C import _error_if_any_worker_fails
+
+    def watched():
+        batches = iter(DataLoader(TensorDataset(torch.zeros(4, 1)), num_workers=1))
+        next(batches)
+        (worker,) = batches._workers
+        return batches, worker
+
+    def end(worker):
+        worker.kill()
+        worker.join()
+        _error_if_any_worker_fails()
+
+    batches, worker = watched()
+    private.forget_workers(batches)
+    end(worker)
+    private.forget_workers(batches)  # nothing is left to forget
+    private.forget_workers(None)
+    batches, worker = watched()  # and without it, it does
+    with pytest.raises(RuntimeError, match="killed by signal"):
+        end(worker)
+    private.forget_workers(batches)
 
 
 def test_deepspeed_is_configured_and_started_by_lightning():

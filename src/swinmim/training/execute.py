@@ -28,7 +28,7 @@ from swinmim.training.trainer import check_memory, check_world, resolve_precisio
 log = logging.getLogger(__name__)
 
 
-class Source(Sized, Protocol):
+class ImageSet(Sized, Protocol):
     """What is read off a set of images."""
 
     @property
@@ -39,7 +39,7 @@ class Data(Protocol):
     """What is read off a data module."""
 
     @property
-    def train(self) -> Source: ...
+    def train(self) -> ImageSet: ...
 
     num_train: int
 

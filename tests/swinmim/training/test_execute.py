@@ -12,7 +12,14 @@ from swinmim.models.swinv2 import SwinV2
 from swinmim.training import execute as module_under_test
 from swinmim.training.execute import execute
 
-SMALL = ("experiment=demo", "output_dir=unused", "trainer.accelerator=cpu", "trainer.precision=32-true", "logger=none", "seed=5")
+SMALL = (
+    "experiment=demo",
+    "output_dir=unused",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
+    "logger=none",
+    "seed=5",
+)
 
 
 class Source(list):
