@@ -108,7 +108,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        measure = Measure(folder, Checkpoints(folder, CheckpointConfig(keep_last=1), {"model": options.model}))
+        measure = Measure(
+            folder, Checkpoints(folder, CheckpointConfig(keep_last=1), ("val/loss", "min"), {"model": options.model})
+        )
         trainer = L.Trainer(
             accelerator="cpu",
             max_steps=options.repeats + 1,

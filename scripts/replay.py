@@ -5,38 +5,17 @@ value, and the samples that give one alone.
 """
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 import finetune.run
 import pretrain.run
-from finetune.config import FinetuneConfig
-from finetune.module import ClassifyModule
-from finetune.tasks.classify import Classifier
-from pretrain.config import PretrainConfig
-from pretrain.module import PretrainModule
-from swinmim.config import load
 from swinmim.errors import UserError
-from swinmim.training.module import Plan, TrainingModule
 from swinmim.training.replay import load_weights, read_info, read_micro_batches, replay
 
-
-def build(info: dict[str, Any]) -> TrainingModule:
-    """The module of a bundle, uncompiled, with random weights."""
-    parts: dict[str, Any] = {"mean": info["mean"], "std": info["std"], "manifest": {}}
-    plan = Plan(**info["plan"])
-    settings = OmegaConf.create(info["config"])
-    if info["label"] == "pretrain":
-        config = dataclasses.replace(load(PretrainConfig, settings), compile=False)
-        return PretrainModule(pretrain.run.build_model(config, load_weights=False), config, plan, **parts)
-    tuning = load(FinetuneConfig, settings)
-    model = Classifier(finetune.run.build_encoder(tuning), len(info["classes"]))
-    return ClassifyModule(model, tuning, plan, classes=info["classes"], **parts)
+REBUILD = {"pretrain": pretrain.run.rebuild, "finetune": finetune.run.rebuild}
 
 
 def main() -> None:
@@ -46,7 +25,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         info = read_info(arguments.folder)
-        module = build(info)
+        module = REBUILD[info["label"]](info)
         load_weights(arguments.folder, module)
         print(f"step {info['step']}, {info['precision']}, weights from before it; checkpoint {info['checkpoint']}")
         for name, micro_batch, samples in read_micro_batches(arguments.folder):

@@ -167,26 +167,20 @@ def pretrain_data(
     return ShardData(Part(shards, train), Part(shards, held_out), train_view, eval_view, settings)
 
 
-def labelled_data(
-    config: LabelledDataConfig,
-    train_view: View,
-    eval_view: View,
-    settings: LoaderSettings,
-    *,
-    channels: int,
-    needs: Needs = "label",
-) -> ShardData:
-    """The data of a fine-tuning run: both sets opened, or one divided, and a few labels chosen where asked.
+def labelled_parts(
+    config: LabelledDataConfig, *, seed: int, channels: int, needs: Needs = "label"
+) -> tuple[Part, Part]:
+    """What a fine-tuning run trains and validates on: two sets, or one divided, and a few labels chosen where asked.
 
     Args:
         config: where they are.
-        train_view, eval_view, settings: see `ShardData`; the run's seed also chooses the few labels.
+        seed: of the run; it chooses the few labels.
         channels: that the encoder takes.
         needs: what every sample must have.
 
     Raises:
-        ConfigError: the set's channels are not the encoder's, or as `ShardData`.
-        DataError: as `open_labelled` and `ShardData`, or too few labels.
+        ConfigError: the set's channels are not the encoder's.
+        DataError: as `open_labelled`, classes that differ, or too few labels.
     """
     options = WriteOptions(resize=config.pack_resize, quality=config.pack_quality)
     fetch = partial(
@@ -210,9 +204,9 @@ def labelled_data(
         raise DataError(f"Training and validation must have the same classes; {train.path} and {val.path} differ.")
     if config.labels_per_class is not None:
         labels = train.labels if train_indices is None else train.labels[train_indices]
-        chosen = few_labels(labels.astype("int64"), config.labels_per_class, settings.seed)
+        chosen = few_labels(labels.astype("int64"), config.labels_per_class, seed)
         train_indices = chosen if train_indices is None else train_indices[chosen]
-    return ShardData(Part(train, train_indices), Part(val, val_indices), train_view, eval_view, settings)
+    return Part(train, train_indices), Part(val, val_indices)
 
 
 def write_digits(cache_dir: str | Path) -> Path:

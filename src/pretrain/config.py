@@ -38,5 +38,3 @@ class PretrainConfig(RunConfig):
     data: DataConfig
     augment: AugmentConfig
     callbacks: PretrainCallbacksConfig
-    ckpt: str | None
-    """Encoder folder or run directory whose weights start the run; null starts from scratch."""

@@ -1,8 +1,8 @@
 """Connects SimMIM to Lightning: batches in, loss and metrics out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,7 @@ from pretrain.masking import blurred, mask_grid, upsample_mask, visible_mean
 from pretrain.prepare import Prepare, compiled_prepare_step, prepare_step
 from pretrain.simmim import SimMIM, local_statistics
 from swinmim.checkpoint.encoder import save_encoder
-from swinmim.training.finite import poison
-from swinmim.training.module import Plan, TrainingModule
+from swinmim.training.module import Plan, Provenance, TrainingModule
 
 VAL_METRICS = ("recon_loss", "mean_baseline", "blur_baseline")
 
@@ -27,9 +26,7 @@ class PretrainModule(TrainingModule):
         model: the method.
         config: optimizer, schedule, augmentation, and whether the preparation of training batches is compiled.
         plan: steps and batch.
-        mean, std: per channel, in 0..1 units, for normalisation.
-        manifest: fields for the encoder folder's manifest.
-        build: makes a model that is still on the meta device, see `TrainingModule`.
+        provenance, build: see `TrainingModule`.
     """
 
     def __init__(
@@ -37,24 +34,11 @@ class PretrainModule(TrainingModule):
         model: SimMIM,
         config: PretrainConfig,
         plan: Plan,
-        *,
-        mean: Sequence[float],
-        std: Sequence[float],
-        manifest: Mapping[str, Any],
+        provenance: Provenance,
         build: Callable[[], nn.Module] | None = None,
     ) -> None:
-        super().__init__(
-            model,
-            optim=config.optim,
-            schedule=config.schedule,
-            plan=plan,
-            depths=model.encoder.architecture.depths,
-            rules=("bias", "norm", "logit_scale", "cpb_mlp", "mask_token"),
-            mean=mean,
-            std=std,
-            manifest=manifest,
-            build=build,
-        )
+        rules = ("bias", "norm", "logit_scale", "cpb_mlp", "mask_token")
+        super().__init__(model, config, plan, provenance, rules=rules, build=build)
         self.flip = config.augment.flip
         self.prepare_training: Prepare = compiled_prepare_step() if config.compile else prepare_step
         self.val_metrics = nn.ModuleDict({name: MeanMetric() for name in VAL_METRICS})
@@ -62,12 +46,6 @@ class PretrainModule(TrainingModule):
     @property
     def model(self) -> SimMIM:
         return cast(SimMIM, self.network)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.training_loss(batch)
-        self.log_training(loss)
-        self.log_skipped("health/skipped_samples", batch["substituted"])
-        return poison(loss)
 
     def training_loss(self, batch: Batch) -> Tensor:
         loss, _ = self.model(*self.prepare(batch, self.prepare_training, flip=self.flip))
@@ -135,6 +113,5 @@ class PretrainModule(TrainingModule):
         )
 
     def save_encoder_folder(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        """Write the encoder folder of the model's weights."""
         encoder = {name.removeprefix("encoder."): w for name, w in weights.items() if name.startswith("encoder.")}
         save_encoder(self.model.encoder, folder, manifest=self.encoder_manifest(), weights=encoder)

@@ -1,23 +1,31 @@
-"""swinmim: pretrain SwinV2 on unlabelled images by masked image modelling, and take it to a task."""
+"""swinmim: pretrain SwinV2 on unlabelled images by masked image modelling, and take it to a task.
 
+create_encoder, load_encoder, save_encoder    the public Python API
+models/       the network, plain torch          optim/        parameter groups, schedules
+checkpoint/   encoder folders, run checkpoints  training/     one run: skeleton, strategies, callbacks, faults
+config, door, errors, security, distributed     settings and the way in
+"""
+
+import importlib
 from typing import TYPE_CHECKING, Any
+
+from swinmim.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from swinmim.checkpoint.encoder import load_encoder as load_encoder
     from swinmim.checkpoint.encoder import save_encoder as save_encoder
     from swinmim.models.swinv2 import create_encoder as create_encoder
 
-__version__ = "0.1.0"
 __all__ = ["create_encoder", "load_encoder", "save_encoder"]
+_HOMES = {
+    "create_encoder": "swinmim.models.swinv2",
+    "load_encoder": "swinmim.checkpoint.encoder",
+    "save_encoder": "swinmim.checkpoint.encoder",
+}
 
 
 def __getattr__(name: str) -> Any:
     # At their first use: they need torch, and the processes that write shards do without.
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from swinmim.checkpoint.encoder import load_encoder, save_encoder
-    from swinmim.models.swinv2 import create_encoder
-
-    found = {"create_encoder": create_encoder, "load_encoder": load_encoder, "save_encoder": save_encoder}
-    globals().update(found)
-    return found[name]
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -89,16 +90,17 @@ def _missing(schema_type: type[Any], data: dict[Any, Any], prefix: str = "") -> 
             hint = field.metadata.get("required")
             key = f"{prefix}{field.name}"
             yield f"{key}: a value is required{': ' + hint if hint else ''}. Add {key}=..."
-        if isinstance(value, dict) and (nested := _nested_schema(schema_type, field.name)):
+        if isinstance(value, dict) and (nested := _nested_schema(schema_type, field.name, value)):
             yield from _missing(nested, value, f"{prefix}{field.name}.")
 
 
-def _nested_schema(schema_type: type[Any], name: str) -> type[Any] | None:
+def _nested_schema(schema_type: type[Any], name: str, value: Any) -> type[Any] | None:
+    """The schema of a field; of several, the one whose `kind` is the value's."""
     hint = typing.get_type_hints(schema_type).get(name)
-    for option in (hint, *typing.get_args(hint)):
-        if isinstance(option, type) and dataclasses.is_dataclass(option):
-            return option
-    return None
+    options = [o for o in (hint, *typing.get_args(hint)) if isinstance(o, type) and dataclasses.is_dataclass(o)]
+    kind = value.get("kind") if isinstance(value, dict) else None
+    chosen = [option for option in options if kind in typing.get_args(typing.get_type_hints(option).get("kind"))]
+    return next(iter(chosen or options), None)
 
 
 def _describe(schema_type: type[Any], data: dict[Any, Any], error: ValidationError) -> list[str]:
@@ -107,11 +109,18 @@ def _describe(schema_type: type[Any], data: dict[Any, Any], error: ValidationErr
     for item in error.errors():
         if item["input"] == "???":  # reported as missing
             continue
-        location = list(item["loc"])
+        location = _keys_of(data, item["loc"])
+        if item["type"] == "union_tag_invalid":
+            path = ".".join(map(str, [*location, "kind"]))
+            kind, known = item["ctx"]["tag"], re.findall(r"'([^']*)'", item["ctx"]["expected_tags"])
+            lines[path] = [f"{path}: unknown '{kind}'.{nearest(kind, known)} Known: {', '.join(known)}."]
+            continue
         if item["type"] == "unexpected_keyword_argument":
             owner: type[Any] | None = schema_type
+            within: Any = data
             for part in location[:-1]:
-                owner = _nested_schema(owner, str(part)) if owner else None
+                within = _child(within, part)
+                owner = _nested_schema(owner, str(part), within) if owner else None
             legal = [field.name for field in dataclasses.fields(owner)] if owner else []
             path = ".".join(map(str, location))
             lines[path] = [f"unknown key '{path}'.{nearest(str(location[-1]), legal)} Legal keys: {', '.join(legal)}."]
@@ -137,6 +146,16 @@ def _describe(schema_type: type[Any], data: dict[Any, Any], error: ValidationErr
         named = path == "" or text.startswith(("unknown key", f"{path}:"))
         described.append(text if named else f"{path}: {text}")
     return described
+
+
+def _keys_of(data: Any, location: Sequence[int | str]) -> list[int | str]:
+    """A place without the alternative of a union that `kind` chose, which pydantic names among the keys."""
+    keys: list[int | str] = []
+    for part in location:
+        if not (isinstance(data, dict) and part not in data and part == data.get("kind")):
+            keys.append(part)
+            data = _child(data, part)
+    return keys
 
 
 _ABSENT = object()

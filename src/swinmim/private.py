@@ -4,13 +4,45 @@ A new version that renames one breaks its test in `tests/swinmim/test_private.py
 and torch are imported by the functions, so that importing this file costs nothing.
 """
 
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import subprocess
+
+    from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
     from lightning.pytorch import Trainer
     from lightning.pytorch.loops.fit_loop import _FitLoop
     from lightning.pytorch.loops.progress import _ProcessedTracker, _Progress
+    from lightning.pytorch.strategies import DeepSpeedStrategy
+
+
+def cluster_environment(trainer: "Trainer") -> "ClusterEnvironment":
+    """What tells a trainer its ranks and the main address (Lightning 2.6.6)."""
+    return trainer._accelerator_connector.cluster_environment
+
+
+def started_ranks(trainer: "Trainer") -> "list[subprocess.Popen[bytes]]":
+    """The other ranks, where Lightning itself has started them from this process (Lightning 2.6.6)."""
+    from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+
+    launcher = trainer.strategy.launcher
+    return launcher.procs if isinstance(launcher, _SubprocessScriptLauncher) else []
+
+
+def dismiss_child_observer() -> None:
+    """End Lightning's thread that kills this process when a rank it started ends with any code but 0 (2.6.6)."""
+    for thread in threading.enumerate():
+        if thread.name == "child-process-observer":
+            thread._run = lambda: True  # type: ignore[attr-defined]
+
+
+def drop_sigterm_broadcast(trainer: "Trainer") -> None:
+    """No broadcast, and no wait for the device, at every micro-batch to ask whether rank 0 got SIGTERM (2.6.6)."""
+    loop = trainer.fit_loop.epoch_loop
+    assert hasattr(loop, "_broadcast_sigterm_tensor")
+    loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
 def adds_distributed_sampler(trainer: "Trainer") -> bool:
@@ -24,6 +56,14 @@ def counters(progress: "_Progress") -> "_ProcessedTracker":
 
     assert isinstance(progress.current, _ProcessedTracker)
     return progress.current
+
+
+def total_counters(progress: "_Progress") -> "_ProcessedTracker":
+    """The same, summed over all times that the loop ran (Lightning 2.6.6)."""
+    from lightning.pytorch.loops.progress import _ProcessedTracker
+
+    assert isinstance(progress.total, _ProcessedTracker)
+    return progress.total
 
 
 def begin_anew(loop: "_FitLoop") -> None:
@@ -44,3 +84,28 @@ def forget_workers(batches: Iterator[Any] | None) -> None:
     if batches is not None and getattr(batches, "_worker_pids_set", False):
         batches._worker_pids_set = False  # type: ignore[attr-defined]
         _remove_worker_pids(id(batches))
+
+
+def complete_deepspeed_config(strategy: "DeepSpeedStrategy") -> None:
+    """Add what Lightning knows to the configuration before the model is set up (Lightning 2.6.6)."""
+    strategy._init_config_if_needed()
+
+
+def start_deepspeed(strategy: "DeepSpeedStrategy", *, training: bool) -> None:
+    """`init_deepspeed` without its warning that our clipping hook is not the one that clips (Lightning 2.6.6)."""
+    if training:
+        strategy._initialize_deepspeed_train(strategy.model)  # type: ignore[arg-type]
+    else:
+        strategy._initialize_deepspeed_inference(strategy.model)  # type: ignore[arg-type]
+
+
+def load_universal(engine: Any, wanted: bool) -> None:
+    """Whether an engine's next `load_checkpoint` expects the form for any number of ranks (DeepSpeed 0.19)."""
+    engine._config.load_universal_checkpoint = wanted
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this machine's CPU multiplies bf16 matrices natively (torch 2.15)."""
+    import torch
+
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,4 +1,4 @@
-"""What a run prints about itself: tables on rank 0, derived values, memory needs."""
+"""What a run prints about itself: tables, and names with their values."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
-def settings(values: Mapping[str, object]) -> str:
+def pairs(values: Mapping[str, object]) -> str:
     """One `name  value` line each."""
     width = max(map(len, values))
     return "\n".join(f"  {name.ljust(width)}  {_shown(value)}" for name, value in values.items())

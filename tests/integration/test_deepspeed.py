@@ -284,7 +284,7 @@ def test_deepspeed_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(zero, "is_installed", lambda: False)
     config = StrategyConfig(kind="deepspeed", zero=ZeroConfig(stage=1))
     with pytest.raises(ConfigError, match=r"pip install 'swinmim\[deepspeed\]'"):
-        build_strategy(config, bf16=False, batch_size=1)
+        build_strategy(config, device=torch.device("cpu"), bf16=False, batch_size=1)
 
 
 def test_a_checkpoint_of_another_kind_is_not_taken_for_deepspeeds(tmp_path):

@@ -120,13 +120,9 @@ def _body(arguments: Sequence[str], environment: dict[str, str], log: Path, faul
     faulthandler.enable(sys.stderr)
     os.environ |= environment
     if any(argument.startswith("strategy=deepspeed") for argument in arguments):
-        import zero_worker  # DeepSpeed on a CPU
+        import zero_worker
 
-        import pretrain.run
-        from swinmim.training.strategies import zero as strategy
-
-        strategy.ZeroStrategy = zero_worker.CPUZeroStrategy  # type: ignore[misc]
-        pretrain.run.check_world = lambda *_: None
+        zero_worker.use_cpu()
     for fault in faults:
         fault.install(int(environment.get("RANK", "0")))
     sys.argv = ["pretrain", *arguments]

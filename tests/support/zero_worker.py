@@ -24,14 +24,15 @@ from finetune.config import FinetuneConfig
 from pretrain.config import PretrainConfig
 from swinmim import door
 from swinmim.errors import UserError
-from swinmim.training.strategies import zero as strategy
+from swinmim.training import execute
+from swinmim.training.strategies import build, zero
 
 # its shared-memory kernel is compiled at first use, which needs a compiler and can take minutes
 assert "deepspeed_shm_comm" in deepspeed.ops.__compatible_ops__
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-class CPUZeroStrategy(strategy.ZeroStrategy):
+class CPUZeroStrategy(zero.ZeroStrategy):
     def setup_environment(self):
         super(DeepSpeedStrategy, self).setup_environment()
 
@@ -52,10 +53,14 @@ class CPUZeroStrategy(strategy.ZeroStrategy):
         return engine, optimizer
 
 
+def use_cpu() -> None:
+    """From now on runs of this process take DeepSpeed on CPUs."""
+    build.ZeroStrategy = CPUZeroStrategy
+    execute.check_world = lambda *_: None
+
+
 def main(jobs: list[list[str]]) -> None:
-    strategy.ZeroStrategy = CPUZeroStrategy
-    for module in (pretrain.run, finetune.run):
-        module.check_world = lambda *_: None
+    use_cpu()
     for command, *arguments in jobs:
         schema, run = {
             "pretrain": (PretrainConfig, pretrain.run.run),

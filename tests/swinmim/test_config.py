@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from finetune.config import FinetuneConfig
 from finetune.run import build_encoder
 from pretrain.config import PretrainConfig
-from pretrain.run import build_model, num_parameters
+from pretrain.run import build_model
 from swinmim import door
 from swinmim.config import CONF_DIR, load, schema
 from swinmim.door import check
@@ -19,6 +19,7 @@ from swinmim.errors import ConfigError
 from swinmim.memory import GIB, training_bytes
 from swinmim.models.architecture import get_architecture
 from swinmim.optim.schedules import lr_factor, peak_lr
+from swinmim.training.execute import num_parameters
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
 PRETRAIN = [name for name in EXPERIMENTS if "_ft" not in name]

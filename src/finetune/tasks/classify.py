@@ -1,65 +1,95 @@
-"""Image classification: encoder, mean over the last map, one linear layer. Recipe: configs of Swin and SimMIM."""
+"""Image classification: one class per image, cross-entropy, mixup and cutmix. Recipe: configs of Swin and SimMIM."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from timm.data.random_erasing import RandomErasing
-from torch import Tensor, nn
-from torchvision.transforms import v2
+from torch import Tensor
 
-from finetune.config import ClassifyConfig
-from swinmim.models.swinv2 import SwinV2
+from finetune.task import Rows, Subject
+from finetune.tasks.pooled import PooledConfig, PooledTask
+from swinmim.config import schema
 
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
-class Classifier(nn.Module):
-    """Encoder with a linear head.
-
-    Args:
-        encoder: SwinV2.
-        num_classes: outputs.
-    """
-
-    def __init__(self, encoder: SwinV2, num_classes: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = nn.Linear(encoder.num_features, num_classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Normalised images (B, C, H, W) -> logits (B, classes)."""
-        return self.head(self.encoder.pool(images_BCHW))  # type: ignore[no-any-return]
+    from data.loading.batch import Batch
 
 
-class Mixing:
-    """Mixup or cutmix of a batch, one of them at random, and random erasing.
+@schema
+class ClassifyConfig(PooledConfig):
+    kind: Literal["classify"]
+    mixup: float
+    """Alpha of mixup; 0 is off. With cutmix, each batch takes one of the two at random."""
+    cutmix: float
+    """Alpha of cutmix; 0 is off."""
+    label_smoothing: float
 
-    Args:
-        config: strengths; both mixings at 0 leave the labels as they are.
-        num_classes: classes of the soft labels.
-    """
 
-    def __init__(self, config: ClassifyConfig, num_classes: int) -> None:
-        mixers: list[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = []
-        if config.mixup > 0:
-            mixers.append(v2.MixUp(alpha=config.mixup, num_classes=num_classes))
-        if config.cutmix > 0:
-            mixers.append(v2.CutMix(alpha=config.cutmix, num_classes=num_classes))
-        self.mixer = v2.RandomChoice(mixers) if mixers else None
-        self.erasing = config.erasing
+class Classify(PooledTask[ClassifyConfig]):
+    """Which of the classes an image shows. The head gives logits (B, classes)."""
 
-    def __call__(self, images_BCHW: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised images and int64 labels -> images and labels, soft (B, classes) where a mixer ran."""
-        if self.erasing:
-            erase = RandomErasing(self.erasing, mode="pixel", device=str(images_BCHW.device))
-            images_BCHW = erase(images_BCHW)
+    kind = "classify"
+    Settings = ClassifyConfig
+    monitor = ("val/top1", "max")
+    needs = "label"
+
+    def __init__(self, settings: ClassifyConfig, subject: Subject) -> None:
+        super().__init__(settings, subject)
+        self.mixer = _mixer(settings, len(subject.classes))
+
+    def mix(self, images_BCHW: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+        """Erasing, then mixup or cutmix, one of them at random, after which the labels are soft, (B, classes)."""
+        images_BCHW, batch = super().mix(images_BCHW, batch)
         if self.mixer is None:
-            return images_BCHW, label_B
-        return self.mixer(images_BCHW, label_B)  # type: ignore[no-any-return]
+            return images_BCHW, batch
+        images_BCHW, label = self.mixer(images_BCHW, batch["label"])
+        return images_BCHW, {**batch, "label": label}
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        with torch.autocast(output.device.type, enabled=False):
+            return F.cross_entropy(output.float(), batch["label"], label_smoothing=self.settings.label_smoothing)
+
+    def metrics(self) -> dict[str, Metric]:
+        """top1, top5 where there are more than five classes, and the loss without smoothing; over all samples alike."""
+        from torchmetrics import MeanMetric
+        from torchmetrics.classification import MulticlassAccuracy
+
+        num_classes = len(self.subject.classes)
+        metrics: dict[str, Metric] = {"top1": MulticlassAccuracy(num_classes, average="micro")}
+        if num_classes > 5:
+            metrics["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
+        return metrics | {"loss": MeanMetric()}
+
+    def update(self, metrics: Mapping[str, Any], output: Tensor, batch: Batch) -> None:
+        logits, label = output.float()[batch["valid"]], batch["label"][batch["valid"]]
+        if len(label):
+            for name, metric in metrics.items():
+                if name != "loss":
+                    metric.update(logits, label)
+            metrics["loss"].update(F.cross_entropy(logits, label), weight=len(label))
+
+    def predict(self, output: Tensor) -> Rows:
+        """The likeliest `class` and its `probability`."""
+        best = output.float().softmax(1).max(1)
+        classes = [self.subject.classes[index] for index in best.indices.tolist()]
+        return [{"class": c, "probability": p} for c, p in zip(classes, best.values.tolist(), strict=True)]
+
+    def verdict(self, values: Mapping[str, float]) -> str:
+        return f"validation top-1 {100 * values['val/top1']:.2f} %" if "val/top1" in values else ""
 
 
-def classification_loss(logits: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
-    """Cross-entropy with hard (B,) or soft (B, classes) targets, in float32."""
-    with torch.autocast(logits.device.type, enabled=False):
-        return F.cross_entropy(logits.float(), target, label_smoothing=label_smoothing)
+def _mixer(settings: ClassifyConfig, num_classes: int) -> Any:
+    if not settings.mixup and not settings.cutmix:
+        return None
+    from torchvision.transforms import v2
+
+    mixers: list[Any] = []
+    if settings.mixup > 0:
+        mixers.append(v2.MixUp(alpha=settings.mixup, num_classes=num_classes))
+    if settings.cutmix > 0:
+        mixers.append(v2.CutMix(alpha=settings.cutmix, num_classes=num_classes))
+    return v2.RandomChoice(mixers)

@@ -13,19 +13,19 @@ import math
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from swinmim.checkpoint.coverage import Coverage, coverage
-from swinmim.checkpoint.encoder import HEAD, find_encoder_folder, load_encoder, load_head, save_encoder
+from swinmim.checkpoint.encoder import HEAD, find_encoder_folder, load_encoder, read_weights, save_encoder
 from swinmim.checkpoint.names import find_layout, to_huggingface, to_ours
-from swinmim.checkpoint.timm_config import timm_obstacle
+from swinmim.checkpoint.timm_config import CLASSIFIER, timm_obstacle
 from swinmim.errors import CheckpointError
 from swinmim.models.architecture import ARCHITECTURES, Architecture
 from swinmim.models.swinv2 import SwinV2
@@ -49,7 +49,7 @@ def convert(
     fit the head.
     """
     source = Path(source)
-    state, config = read_weights(source)
+    state, config = read_foreign(source)
     layout = find_layout(state)
     found = _geometry(state, config)
     for name, given in (("resolution", resolution), ("window", window)):
@@ -76,15 +76,14 @@ def convert(
         raise CheckpointError(f"{source} ({layout} names) does not cover {architecture.name}:\n  {report}")
     head, recipe = _head(ours), {"converted_from": str(layout)}
     if head_rows is not None:
-        if head is None:
+        if not head:
             raise CheckpointError(f"{source} has no classifier whose rows {head_rows} could pick. Drop the rows.")
-        rows = read_rows(Path(head_rows), head.out_features)
+        num_classes = len(next(iter(head.values())))
+        rows = read_rows(Path(head_rows), num_classes)
         recipe |= {"head_rows": str(head_rows)}
-        report = dataclasses.replace(report, notes=(f"head: {len(rows)} of {head.out_features} classes picked",))
-        head = pick_rows(head, rows)
-    encoder.to_empty(device="cpu")
-    encoder.load_state_dict(weights)
-    save_encoder(encoder, destination, {"parent": str(source), "recipe": recipe}, head)
+        report = dataclasses.replace(report, notes=(f"head: {len(rows)} of {num_classes} classes picked",))
+        head = {name: tensor[rows] for name, tensor in head.items()}
+    save_encoder(encoder, destination, {"parent": str(source), "recipe": recipe}, weights | head)
     return report
 
 
@@ -116,21 +115,14 @@ def read_rows(file: Path, num_classes: int) -> list[int]:
     return list(rows)
 
 
-def pick_rows(head: nn.Linear, rows: Sequence[int]) -> nn.Linear:
-    """A head of len(rows) classes: class i is class rows[i] of `head`."""
-    picked = nn.Linear(head.in_features, len(rows))
-    index = torch.tensor(rows)
-    picked.load_state_dict({name: tensor[index] for name, tensor in head.state_dict().items()})
-    return picked
-
-
 def export_huggingface(source: str | Path, destination: str | Path) -> Path:
-    """Write a folder for Swinv2Model.from_pretrained (Swinv2ForImageClassification if the encoder has a head).
+    """Write a folder for Swinv2Model.from_pretrained, or Swinv2ForImageClassification with a linear head; others stay.
 
     Raises CheckpointError for what Hugging Face has no setting for: main-branch norms, other biases, oblong windows.
     """
     folder = find_encoder_folder(source)
-    encoder, head, destination = load_encoder(folder), load_head(folder), Path(destination)
+    encoder, destination = load_encoder(folder), Path(destination)
+    head = {name: t for name, t in read_weights(folder).items() if name.startswith(f"{CLASSIFIER}.")}
     obstacle = timm_obstacle(encoder)  # Hugging Face lacks the same
     if obstacle is None and encoder.position_bias != "log":
         obstacle = "it always measures offsets in the pretrained window"
@@ -143,7 +135,7 @@ def export_huggingface(source: str | Path, destination: str | Path) -> Path:
     a = encoder.architecture
     config: dict[str, Any] = {
         "model_type": "swinv2",
-        "architectures": ["Swinv2Model" if head is None else "Swinv2ForImageClassification"],
+        "architectures": ["Swinv2ForImageClassification" if head else "Swinv2Model"],
         "image_size": encoder.resolution[0],
         "patch_size": a.patch_size,
         "num_channels": a.in_chans,
@@ -156,10 +148,9 @@ def export_huggingface(source: str | Path, destination: str | Path) -> Path:
         "drop_path_rate": 0.0,
     }
     weights = to_huggingface(encoder.state_dict())
-    if head is not None:
-        weights = {f"swinv2.{name}": tensor for name, tensor in weights.items()}
-        weights |= {f"classifier.{name}": tensor for name, tensor in head.state_dict().items()}
-        config |= {"id2label": {str(i): f"LABEL_{i}" for i in range(head.out_features)}}
+    if head:
+        weights = {f"swinv2.{name}": tensor for name, tensor in weights.items()} | to_huggingface(head)
+        config |= {"id2label": {str(i): f"LABEL_{i}" for i in range(len(head[f"{CLASSIFIER}.weight"]))}}
     destination.mkdir(parents=True)
     (destination / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
@@ -167,7 +158,7 @@ def export_huggingface(source: str | Path, destination: str | Path) -> Path:
     return destination
 
 
-def read_weights(source: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_foreign(source: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors of a checkpoint file or folder, and the config.json beside them ({} without)."""
     file, config = source, {}
     if source.is_dir():
@@ -294,10 +285,7 @@ def _known(resolution: Any, window: Any, pretrained: Any) -> dict[str, Any]:
     return found
 
 
-def _head(ours: Mapping[str, Tensor]) -> nn.Linear | None:
-    weight, bias = ours.get(HEAD + "weight"), ours.get(HEAD + "bias")
-    if weight is None or bias is None:
-        return None
-    head = nn.Linear(weight.shape[1], weight.shape[0])
-    head.load_state_dict({"weight": weight.float(), "bias": bias.float()})
-    return head
+def _head(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The classifier, under timm's names; nothing where a part of it is missing."""
+    names = [f"{CLASSIFIER}.{part}" for part in ("weight", "bias")]
+    return {name: ours[name].float() for name in names} if all(name in ours for name in names) else {}

@@ -1,7 +1,7 @@
 """The encoder folder: weights, timm's config and our manifest, where pretraining ends and every task begins.
 
     config.json         timm's local-dir format: timm.create_model("local-dir:FOLDER", pretrained=True)
-    model.safetensors   parameters under timm's names; head.fc.* if a head came along
+    model.safetensors   parameters under timm's names; head.* if a head came along (`checkpoint.task_model`)
     manifest.json       see `swinmim.checkpoint.manifest`
 
 config.json is left out where timm cannot express the encoder (main-branch norms of H and G, linear position bias).
@@ -20,57 +20,71 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from swinmim import __version__
 from swinmim.checkpoint.coverage import coverage
-from swinmim.checkpoint.manifest import HISTORY, IMAGENET_MEAN, IMAGENET_STD, MANIFEST_NAME, Manifest, read_manifest
+from swinmim.checkpoint.manifest import (
+    HISTORY,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    MANIFEST_NAME,
+    Manifest,
+    manifest_problems,
+    read_manifest,
+)
 from swinmim.checkpoint.timm_config import timm_config, timm_obstacle
 from swinmim.errors import CheckpointError
 from swinmim.models.attention import Attention
 from swinmim.models.position_bias import POSITION_BIASES, PositionBias
 from swinmim.models.recompute import Recompute
 from swinmim.models.swinv2 import Architecture, SwinV2
+from swinmim.version import __version__
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
-HEAD = "head.fc."  # timm's name of the classifier
+HEAD = "head."
+"""Before the names of whatever stands on the encoder; reading an encoder passes them by."""
+
+
+class EncoderOptions(TypedDict, total=False):
+    """What a loaded encoder may be given beside its weights, see `load_encoder` and `SwinV2`."""
+
+    resolution: int | Sequence[int] | None
+    window: int | Sequence[int] | None
+    pad: bool
+    in_chans: int | None
+    drop_path: float
+    recompute: Recompute | Sequence[Recompute]
+    attention: Attention
+    chunk: int | Sequence[int] | None
+    position_bias: PositionBias | None
 
 
 def save_encoder(
     encoder: SwinV2,
     folder: str | Path,
     manifest: Mapping[str, Any] | None = None,
-    head: nn.Linear | None = None,
     weights: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write an encoder folder, replacing an encoder folder (nothing else) of that name. Returns its path.
 
     manifest: any of mean, std (default: ImageNet's for 3 channels, else 0.5), recipe, data, metrics, parent, task.
-    head: a classifier on the pooled features, stored under timm's names.
-    weights: the encoder's state dict and the head's as head.fc.*, where the modules do not hold them (ZeRO-3).
+    weights: stored instead of the encoder's own state dict, where the module does not hold it (ZeRO-3) or where a head
+    comes along as head.*, see `checkpoint.task_model`.
     The folder appears under its name only when complete. Raises CheckpointError for other manifest keys, values JSON
-    cannot hold, a head of another width, or a place that holds something else.
+    cannot hold, or a place that holds something else.
     """
     folder = Path(folder)
-    if head is not None and head.in_features != encoder.num_features:
-        raise CheckpointError(
-            f"The head takes {head.in_features} features, the encoder gives {encoder.num_features}; "
-            "give the head that was trained on this encoder."
-        )
     if (folder.exists() or folder.is_symlink()) and not _replaceable(folder):
         raise CheckpointError(f"{folder} exists and is not an encoder folder{_contents(folder)}; choose another path.")
     full = _manifest(encoder, manifest or {})
-    if weights is None:
-        weights = encoder.state_dict()
-        if head is not None:
-            weights |= {HEAD + name: tensor for name, tensor in head.state_dict().items()}
-    state = {name: tensor.detach() for name, tensor in weights.items()}
+    state = {name: tensor.detach() for name, tensor in (weights or encoder.state_dict()).items()}
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.with_name(f".{folder.name}.draft-{os.getpid()}")
@@ -79,8 +93,8 @@ def save_encoder(
     try:
         full.write(draft)
         if timm_obstacle(encoder) is None:
-            num_classes = 0 if head is None else head.out_features
-            config = timm_config(encoder, mean=full.mean, std=full.std, num_classes=num_classes)
+            head = {name: tuple(tensor.shape) for name, tensor in state.items() if name.startswith(HEAD)}
+            config = timm_config(encoder, mean=full.mean, std=full.std, head=head)
             (draft / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
         with _os_errors():
             save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, draft / WEIGHTS_NAME)
@@ -101,41 +115,18 @@ def _os_errors() -> Iterator[None]:
         raise
 
 
-def load_encoder(
-    path: str | Path,
-    *,
-    resolution: int | Sequence[int] | None = None,
-    window: int | Sequence[int] | None = None,
-    pad: bool = False,
-    in_chans: int | None = None,
-    drop_path: float = 0.0,
-    recompute: Recompute | Sequence[Recompute] = "none",
-    attention: Attention = "auto",
-    chunk: int | Sequence[int] | None = None,
-    position_bias: PositionBias | None = None,
-) -> SwinV2:
+def load_encoder(path: str | Path, **options: Unpack[EncoderOptions]) -> SwinV2:
     """The encoder of a folder (see `find_encoder_folder`), in fp32 on the CPU.
 
     resolution: pixels; another one than the folder's grows or shrinks the windows, and the position bias extrapolates
     from the pretrained windows in the manifest. pad: take one that does not fit, see `SwinV2.resize`. in_chans: another
-    number of input channels sums (to 1) or repeats (to more) the patch filters. Raises CheckpointError when the folder
-    is not one, or does not hold exactly the encoder's parameters (with a coverage report); ValueError for a resolution
-    that does not fit.
+    number of input channels sums (to 1) or repeats (to more) the patch filters. The others: as for `SwinV2`. Raises
+    CheckpointError when the folder is not one, or does not hold exactly the encoder's parameters (with a coverage
+    report); ValueError for a resolution that does not fit.
     """
-    encoder = describe_encoder(
-        path,
-        resolution=resolution,
-        window=window,
-        pad=pad,
-        in_chans=in_chans,
-        drop_path=drop_path,
-        recompute=recompute,
-        attention=attention,
-        chunk=chunk,
-        position_bias=position_bias,
-    )
+    encoder = describe_encoder(path, **options)
     folder = find_encoder_folder(path)
-    state = {name: t.float() for name, t in _read_weights(folder).items() if not name.startswith(HEAD)}
+    state = {name: t.float() for name, t in read_weights(folder).items() if not name.startswith(HEAD)}
     stored_chans = _architecture(read_manifest(folder), folder).in_chans
     if encoder.in_chans != stored_chans:
         state = _adapt_channels(state, stored_chans, encoder.in_chans, folder)
@@ -150,41 +141,28 @@ def load_encoder(
     return encoder
 
 
-def describe_encoder(
-    path: str | Path,
-    *,
-    resolution: int | Sequence[int] | None = None,
-    window: int | Sequence[int] | None = None,
-    pad: bool = False,
-    in_chans: int | None = None,
-    drop_path: float = 0.0,
-    recompute: Recompute | Sequence[Recompute] = "none",
-    attention: Attention = "auto",
-    chunk: int | Sequence[int] | None = None,
-    position_bias: PositionBias | None = None,
-) -> SwinV2:
+def describe_encoder(path: str | Path, **options: Unpack[EncoderOptions]) -> SwinV2:
     """The encoder of a folder without its weights, on the meta device; arguments and errors as `load_encoder`."""
     folder = find_encoder_folder(path)
-    manifest = read_manifest(folder)
+    return encoder_of(read_manifest(folder), folder, **options)
+
+
+def encoder_of(manifest: Manifest, folder: Path, **options: Unpack[EncoderOptions]) -> SwinV2:
+    """The encoder that the manifest of `folder` describes, on the meta device; as `describe_encoder`."""
     architecture = _architecture(manifest, folder)
-    if in_chans is not None:
+    if (in_chans := options.pop("in_chans", None)) is not None:
         architecture = dataclasses.replace(architecture, in_chans=in_chans)
-    if resolution is None:
-        resolution = manifest.resolution
-        if window is None:  # as it was saved, padded or not; later stages only clamp the first one's window
-            window, pad = manifest.windows[0], True
+    if options.get("resolution") is None:
+        options["resolution"] = manifest.resolution
+        if options.get("window") is None:  # as it was saved, padded or not; later stages clamp the first one's window
+            options |= {"window": manifest.windows[0], "pad": True}
+    bias = options.pop("position_bias", None) or manifest.position_bias
     with torch.device("meta"):
         return SwinV2(
             architecture,
-            resolution=resolution,
-            window=window,
-            pad=pad,
             pretrained_windows=manifest.pretrained_windows,
-            position_bias=position_bias or manifest.position_bias,  # type: ignore[arg-type]
-            drop_path=drop_path,
-            recompute=recompute,
-            attention=attention,
-            chunk=chunk,
+            position_bias=bias,  # type: ignore[arg-type]
+            **options,  # type: ignore[arg-type]
         )
 
 
@@ -193,15 +171,12 @@ def load_manifest(path: str | Path) -> Manifest:
     return read_manifest(find_encoder_folder(path))
 
 
-def load_head(path: str | Path) -> nn.Linear | None:
-    """The classifier stored with an encoder, or None if there is none."""
-    state = _read_weights(find_encoder_folder(path))
-    weight, bias = state.get(HEAD + "weight"), state.get(HEAD + "bias")
-    if weight is None:
-        return None
-    head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    head.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
-    return head
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of an encoder folder, a head's too, as stored. Raises CheckpointError for a damaged file."""
+    try:
+        return load_file(folder / WEIGHTS_NAME)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS_NAME} is damaged: {error}. Copy it again or save it anew.") from error
 
 
 def find_encoder_folder(path: str | Path) -> Path:
@@ -261,16 +236,10 @@ def _architecture(manifest: Manifest, folder: Path) -> Architecture:
             f"got {manifest.position_bias!r}."
         )
     try:
-        return Architecture(**manifest.architecture)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / MANIFEST_NAME} describes no SwinV2 of this version: {error}.") from error
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(folder / WEIGHTS_NAME)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS_NAME} is damaged: {error}. Copy it again or save it anew.") from error
+        return TypeAdapter(Architecture).validate_python(manifest.architecture)
+    except ValidationError as error:
+        problems = "; ".join(manifest_problems(error))
+        raise CheckpointError(f"{folder / MANIFEST_NAME} describes no SwinV2 of this version: {problems}.") from error
 
 
 def _adapt_channels(state: dict[str, Tensor], old: int, new: int, folder: Path) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from swinmim.checkpoint.stream import Entry, digest
+from swinmim.checkpoint.digest import Entry, digest
 from swinmim.errors import CheckpointError
 
 log = logging.getLogger(__name__)

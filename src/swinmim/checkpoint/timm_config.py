@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from swinmim.models.swinv2 import SwinV2
@@ -15,6 +15,9 @@ _TIMM_ENTRIES = {
     (192, 18): "swinv2_large_window12_192",
 }
 _ANY_ENTRY = "swinv2_tiny_window8_256"
+
+CLASSIFIER = "head.fc"
+"""timm's name of its head, one linear layer on the pooled features."""
 
 
 def timm_obstacle(encoder: SwinV2) -> str | None:
@@ -33,8 +36,17 @@ def timm_obstacle(encoder: SwinV2) -> str | None:
     return None
 
 
-def timm_config(encoder: SwinV2, *, mean: Sequence[float], std: Sequence[float], num_classes: int) -> dict[str, Any]:
-    """config.json of a timm local-dir model. The encoder must have no `timm_obstacle`."""
+def timm_config(
+    encoder: SwinV2, *, mean: Sequence[float], std: Sequence[float], head: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """config.json of a timm local-dir model. The encoder must have no `timm_obstacle`.
+
+    head: name -> shape of the weights beside the encoder's. timm builds its classifier for `CLASSIFIER`; where the head
+    is anything else, the encoder alone.
+    """
+    num_classes = head.get(f"{CLASSIFIER}.weight", (0,))[0]
+    # timm takes weights that are left over only where they have another number of classes than the model it builds
+    stored_classes = num_classes if num_classes or not head else -1
     architecture = encoder.architecture
     depth = architecture.depths[2] if architecture.num_stages > 2 else 0
     windows = [list(stage.window) for stage in encoder.stages]
@@ -43,7 +55,7 @@ def timm_config(encoder: SwinV2, *, mean: Sequence[float], std: Sequence[float],
     pretrained = [0] * len(windows) if renormalised else [list(window) for window in encoder.pretrained_windows]
     return {
         "architecture": _TIMM_ENTRIES.get((architecture.embed_dim, depth), _ANY_ENTRY),
-        "num_classes": num_classes,
+        "num_classes": stored_classes,
         "num_features": encoder.num_features,
         "global_pool": "avg",
         "model_args": {
@@ -59,7 +71,7 @@ def timm_config(encoder: SwinV2, *, mean: Sequence[float], std: Sequence[float],
             "pretrained_window_sizes": pretrained,
         },
         "pretrained_cfg": {
-            "num_classes": num_classes,
+            "num_classes": stored_classes,
             "input_size": [encoder.in_chans, *encoder.resolution],
             "fixed_input_size": True,
             "pool_size": list(encoder.stages[-1].grid),
@@ -68,6 +80,6 @@ def timm_config(encoder: SwinV2, *, mean: Sequence[float], std: Sequence[float],
             "mean": list(mean),
             "std": list(std),
             "first_conv": "patch_embed.proj",
-            "classifier": "head.fc",
+            "classifier": CLASSIFIER,
         },
     }

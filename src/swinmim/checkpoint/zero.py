@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from swinmim.checkpoint.coverage import coverage
-from swinmim.checkpoint.encoder import HEAD, save_encoder
+from swinmim.checkpoint.encoder import encoder_of
 from swinmim.checkpoint.io import STATE
-from swinmim.checkpoint.manifest import HISTORY, read_manifest
+from swinmim.checkpoint.manifest import read_manifest
+from swinmim.checkpoint.task_model import save_task_model
 from swinmim.errors import CheckpointError
-from swinmim.models.swinv2 import Architecture, SwinV2
 
 TAG = "checkpoint"
 UNIVERSAL_TAG = "checkpoint_universal"
@@ -133,30 +133,16 @@ def to_encoder_folder(step: Path, folder: Path, like: Path | None = None) -> Pat
     inspect(state)
     like = like or step / "encoder"
     manifest = read_manifest(like)
-    with torch.device("meta"):
-        encoder = SwinV2(
-            Architecture(**manifest.architecture),
-            resolution=manifest.resolution,
-            window=manifest.windows[0],
-            pad=True,
-            pretrained_windows=manifest.pretrained_windows,
-            position_bias=manifest.position_bias,  # type: ignore[arg-type]
-        )
-    weights = full_weights(state)
+    encoder = encoder_of(manifest, like)
+    weights = merged_weights(state)
     own = {name.removeprefix("encoder."): tensor for name, tensor in weights.items() if name.startswith("encoder.")}
     report = coverage(encoder.state_dict(), own)
     if not report.complete:
         raise CheckpointError(f"the weights in {state} are not those that {like} describes:\n  {report}")
-    head = None
-    if "head.weight" in weights:
-        with torch.device("meta"):
-            head = torch.nn.Linear(encoder.num_features, len(weights["head.weight"]))
-        own |= {HEAD + name: weights[f"head.{name}"] for name in ("weight", "bias")}
-    history = {name: value for name in HISTORY if (value := getattr(manifest, name)) is not None}
-    return save_encoder(encoder, folder, manifest=history, head=head, weights=own)
+    return save_task_model(encoder, folder, weights, manifest.history())
 
 
-def full_weights(state: Path) -> dict[str, Tensor]:
+def merged_weights(state: Path) -> dict[str, Tensor]:
     """The network's fp32 weights, merged from the parts of all ranks, on the CPU."""
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 

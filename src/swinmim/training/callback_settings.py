@@ -1,7 +1,5 @@
 """Settings of the callbacks, apart from them: checking a configuration must not wait for Lightning's import."""
 
-from typing import Literal
-
 from swinmim.config import schema
 
 
@@ -14,9 +12,6 @@ class CheckpointConfig:
     keep_last: int = 2
     keep_every_epochs: int | None = None
     """The checkpoints of every so many epochs are kept for good; null keeps the last and the best only."""
-    monitor: str | None = None
-    """Validation metric whose best checkpoint is kept as well."""
-    mode: Literal["min", "max"] = "min"
 
     def __post_init__(self) -> None:
         if self.every_epochs < 1 or self.keep_last < 1 or (self.every_steps is not None and self.every_steps < 1):

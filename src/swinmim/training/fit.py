@@ -13,7 +13,7 @@ from swinmim.checkpoint import io
 from swinmim.config import config_errors
 from swinmim.errors import CheckpointError, ConfigError
 from swinmim.optim.schedules import lr_factor
-from swinmim.tables import settings
+from swinmim.tables import pairs
 from swinmim.training.callbacks.last_validation import LastValidation
 from swinmim.training.callbacks.progress import Progress
 from swinmim.training.callbacks.randomness import StepRandomness
@@ -95,7 +95,7 @@ def train(
     module: TrainingModule,
     datamodule: L.LightningDataModule,
     *,
-    label: str,
+    command: str,
     callbacks: Sequence[Callback],
     derived: Mapping[str, object],
     output_dir: Path,
@@ -105,7 +105,7 @@ def train(
     Args:
         config: settings of the run.
         module, datamodule: what is trained on what.
-        label: word before the progress bar.
+        command: pretrain or finetune, the word before the progress bar.
         callbacks: those of the run beside seeding, throughput, progress and the answers to faults.
         derived: name -> value, for the start of the log.
         output_dir: directory of the run.
@@ -122,10 +122,10 @@ def train(
     state = starting_state(config, output_dir)
     signals = Signals()
     origin = {
-        "label": label,
+        "label": command,
         "config": dataclasses.asdict(config),
         "precision": resolve_precision(config.trainer),
-        "classes": list(getattr(module, "classes", ())),
+        **module.describe(),
     }
     trainer = build_trainer(
         config.trainer,
@@ -136,7 +136,7 @@ def train(
         callbacks=[
             StepRandomness(config.seed),
             Throughput(config.global_batch_size),
-            Progress(label, config.global_batch_size),
+            Progress(command, config.global_batch_size),
             Heartbeat(config.callbacks.heartbeat),
             Emergency(),
             Stability(output_dir, config.callbacks.stability, seed=config.seed, origin=origin),
@@ -150,7 +150,7 @@ def train(
     if trainer.is_global_zero:
         log.info(
             "%s",
-            settings({**derived, "start": f"checkpoint {state.parent}" if state else "step 0", "output": output_dir}),
+            pairs({**derived, "start": f"checkpoint {state.parent}" if state else "step 0", "output": output_dir}),
         )
         numbers = {f"derived/{name}": value for name, value in derived.items() if isinstance(value, int | float)}
         for logger in trainer.loggers:

@@ -1,20 +1,22 @@
-"""What both training modules share: optimizer, clipping, and the numbers that go into an encoder folder."""
+"""What the training modules share: the step, optimizer, clipping, and the facts that go into an encoder folder."""
 
+import dataclasses
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
 from swinmim.config import schema
-from swinmim.optim.build import OptimConfig, build_optimizer
-from swinmim.optim.schedules import ScheduleConfig
-from swinmim.training.finite import FiniteGuard
-from swinmim.training.strategies.build import full_weights
-from swinmim.training.strategies.zero import ZeroStrategy
+from swinmim.models.swinv2 import SwinV2
+from swinmim.optim.build import build_optimizer
+from swinmim.training.finite import FiniteGuard, poison
+from swinmim.training.settings import RunConfig
+from swinmim.training.strategies.base import Answers
 
 
 @schema
@@ -27,69 +29,81 @@ class Plan:
     total_steps: int
 
 
+@schema
+class Provenance:
+    """Where a run's weights come from, for the manifest of its encoder folder."""
+
+    mean: tuple[float, ...]
+    """Per channel, in 0..1 units, for normalisation."""
+    std: tuple[float, ...]
+    recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Method and settings."""
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    parent: str | None = None
+    """The encoder folder that the run started from."""
+
+
 class TrainingModule(L.LightningModule):
-    """Base of the Lightning modules.
+    """Base of the Lightning modules; a child gives the loss, validation, and what it saves.
 
     Args:
-        network: what is optimised; parameter names follow timm's layout.
-        optim, schedule: settings.
+        network: what is optimised, its SwinV2 at `encoder`; parameter names follow timm's layout.
+        config: optimizer and schedule.
         plan: steps and batch.
-        depths: blocks per stage of the encoder.
+        provenance: for the manifest; its mean and deviation are kept as buffers `mean` and `std`.
         rules: no-decay rules that must match (`optim.param_groups.NO_DECAY`).
-        mean, std: per channel, in 0..1 units; kept as buffers `mean` and `std`.
-        manifest: fields for the encoder folder's manifest.
         build: makes the same network with its first weights, where `network` is on the meta device and the strategy
             partitions it as it is built.
     """
 
-    mean: torch.Tensor
-    std: torch.Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
         network: nn.Module,
-        *,
-        optim: OptimConfig,
-        schedule: ScheduleConfig,
+        config: RunConfig,
         plan: Plan,
-        depths: Sequence[int],
+        provenance: Provenance,
+        *,
         rules: Sequence[str],
-        mean: Sequence[float],
-        std: Sequence[float],
-        manifest: Mapping[str, Any],
         build: Callable[[], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
-        self.optim, self.schedule, self.plan = optim, schedule, plan
-        self.depths, self.rules = depths, rules
-        self.manifest = manifest
+        self.optim, self.schedule, self.plan = config.optim, config.schedule, plan
+        self.provenance, self.rules = provenance, rules
         self.guard = FiniteGuard()
         self.build = build
         self._losses: list[Tensor] = []  # of the micro-batches of the step under way
         self._losses_of = -1
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("std", torch.tensor(std), persistent=False)
+        self.register_buffer("mean", torch.tensor(provenance.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(provenance.std), persistent=False)
+
+    @property
+    def strategy(self) -> Answers:
+        """The trainer's, one of `training/strategies`."""
+        return cast(Answers, self.trainer.strategy)
 
     def configure_model(self) -> None:
         """Build a partitioned network (ZeRO-3), once the ranks know each other; other networks are there already."""
-        strategy = self.trainer.strategy
-        if self.build is None or not isinstance(strategy, ZeroStrategy):
+        if self.build is None:
             return
-        strategy.materialise(self.network, self.build)
+        self.strategy.materialise(self.network, self.build)
         self.build = None
         # DeepSpeed leaves what it finds partitioned on its device, buffers and metrics included
-        self.mean, self.std = self.mean.to(strategy.root_device), self.std.to(strategy.root_device)
+        device = self.trainer.strategy.root_device
+        self.mean, self.std = self.mean.to(device), self.std.to(device)
         for child in self.children():
             if child is not self.network:
-                child.to(strategy.root_device)
+                child.to(device)
 
     def configure_optimizers(self) -> Any:
         optimizer, scheduler = build_optimizer(
             self.network,
             self.optim,
             self.schedule,
-            depths=self.depths,
+            depths=cast(SwinV2, self.network.encoder).architecture.depths,
             rules=self.rules,
             global_batch_size=self.plan.global_batch_size,
             total_steps=self.plan.total_steps,
@@ -103,8 +117,8 @@ class TrainingModule(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        if isinstance(self.trainer.strategy, ZeroStrategy):
-            return  # DeepSpeed clips as it steps
+        if self.strategy.clips():
+            return
         assert gradient_clip_val is not None
         norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
         optimizer.found_inf = self.guard.judge(norm)
@@ -116,20 +130,33 @@ class TrainingModule(L.LightningModule):
             if name in checkpoint:
                 checkpoint["ShardData"] = checkpoint.pop(name)
 
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self.training_loss(batch)
+        self.log_training(loss)
+        self.log_skipped("health/skipped_samples", batch["substituted"])
+        return poison(loss)
+
     @abstractmethod
-    def training_loss(self, batch: Any) -> torch.Tensor:
+    def training_loss(self, batch: Any) -> Tensor:
         """Mean loss of a micro-batch on the device, without logging and without a trainer."""
 
+    @abstractmethod
+    def save_encoder_folder(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write the encoder folder of the network's weights, as `full_weights` gave them, on rank 0."""
+
+    def describe(self) -> dict[str, Any]:
+        """What it takes to build this module again, beside the settings: plain values, for a bundle for replay."""
+        return {}
+
     def on_train_batch_end(self, *_: Any) -> None:
-        strategy = self.trainer.strategy
-        if isinstance(strategy, ZeroStrategy) and (norm := strategy.grad_norm()) is not None:
+        if (norm := self.strategy.grad_norm()) is not None:
             self.log("train/grad_norm", norm)
 
     def full_weights(self) -> dict[str, Tensor]:
         """The network's state dict; gathered on rank 0 where it is partitioned, so all ranks must call it."""
-        return full_weights(self.trainer.strategy, self.network)
+        return self.strategy.full_weights(self.network)
 
-    def log_training(self, loss: torch.Tensor) -> None:
+    def log_training(self, loss: Tensor) -> None:
         """Mean loss of the step's micro-batches so far (charts show the last), rate, and the charts' x-axis."""
         if self._losses_of != self.global_step:
             self._losses, self._losses_of = [], self.global_step
@@ -139,7 +166,7 @@ class TrainingModule(L.LightningModule):
         self.log("train/lr", scheduler.get_last_lr()[-1])  # type: ignore[union-attr]
         self.log("samples_seen", self.samples_seen)
 
-    def log_skipped(self, name: str, substituted: torch.Tensor) -> None:
+    def log_skipped(self, name: str, substituted: Tensor) -> None:
         """Images that could not be decoded, summed over the epoch and all ranks."""
         self.log(name, substituted.sum().float(), on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
 
@@ -153,4 +180,4 @@ class TrainingModule(L.LightningModule):
         logged = {name: float(value) for name, value in self.trainer.callback_metrics.items() if "/" in name}
         metrics = {name: value for name, value in logged.items() if math.isfinite(value)}  # JSON knows no others
         progress = {"epochs": float(self.current_epoch + 1), "samples_seen": self.samples_seen}
-        return {**self.manifest, "metrics": metrics | progress}
+        return dataclasses.asdict(self.provenance) | {"metrics": metrics | progress}

@@ -140,6 +140,8 @@ class RunConfig:
     """Settings that may differ from the resumed checkpoint's, beside those that always may (training/drift.py)."""
     output_dir: str
     callbacks: CallbacksConfig
+    ckpt: str | None
+    """Encoder folder or run directory whose weights start the run; null starts from scratch."""
 
     def __post_init__(self) -> None:
         if self.compile and self.strategy.kind == "deepspeed":

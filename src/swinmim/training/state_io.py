@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from torch.serialization import get_crc32_options, set_crc32_options
 
-from swinmim.checkpoint.stream import HashedFile
+from swinmim.checkpoint.digest import HashedFile
 from swinmim.errors import CheckpointError
 
 

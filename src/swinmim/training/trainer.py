@@ -1,4 +1,4 @@
-"""From settings to a Lightning trainer; shared by pretraining and fine-tuning."""
+"""From settings to a Lightning trainer."""
 
 import logging
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger
 
+from swinmim import private
 from swinmim.distributed import is_main
 from swinmim.errors import ConfigError
 from swinmim.memory import GIB, host_memory, training_bytes
@@ -46,6 +47,13 @@ def uses_gpu(accelerator: str) -> bool:
     return accelerator != "cpu" and torch.cuda.is_available()
 
 
+def only_device(accelerator: str) -> torch.device:
+    """The device of a run of one process, as Lightning would choose it."""
+    if uses_gpu(accelerator):
+        return torch.device("cuda", 0)
+    return torch.device("mps" if accelerator != "cpu" and torch.backends.mps.is_available() else "cpu")
+
+
 def check_memory(num_parameters: int, trainer: TrainerConfig, strategy: StrategyConfig) -> None:
     """Stop before anything is allocated when not even the training states fit.
 
@@ -77,7 +85,7 @@ def has_bf16(accelerator: str) -> bool:
     """Whether bf16 matrix products are native on the device that a run would use."""
     if uses_gpu(accelerator):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return private.cpu_has_bf16()
 
 
 def resolve_precision(config: TrainerConfig) -> str:
@@ -85,12 +93,6 @@ def resolve_precision(config: TrainerConfig) -> str:
     if config.precision != "auto":
         return config.precision
     return "bf16-mixed" if has_bf16(config.accelerator) else "32-true"
-
-
-def steps_per_run(config: TrainerConfig, steps_per_epoch: int) -> int:
-    """Optimizer steps of the whole run."""
-    total = config.max_epochs * steps_per_epoch
-    return total if config.max_steps == -1 else min(total, config.max_steps)
 
 
 def build_loggers(config: LoggerConfig, output_dir: Path, settings: dict[str, Any]) -> list[Logger]:
@@ -133,7 +135,9 @@ def build_trainer(
         devices=config.devices_per_node,
         num_nodes=config.nodes,
         plugins=[cluster_environment(), StateIO()],
-        strategy=build_strategy(strategy, bf16=precision == "bf16-mixed", batch_size=batch_size),
+        strategy=build_strategy(
+            strategy, device=only_device(config.accelerator), bf16=precision == "bf16-mixed", batch_size=batch_size
+        ),
         precision="32-true" if strategy.kind == "deepspeed" else precision,  # type: ignore[arg-type]
         max_epochs=config.max_epochs,
         max_steps=config.max_steps,

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 
 from swinmim.checkpoint.convert import convert, export_huggingface
-from swinmim.checkpoint.encoder import load_encoder, load_head, load_manifest, save_encoder
+from swinmim.checkpoint.encoder import load_encoder, load_manifest, save_encoder
 from swinmim.checkpoint.names import to_huggingface, to_ours
+from swinmim.checkpoint.task_model import read_head
 from swinmim.errors import CheckpointError
 from swinmim.models.position_bias import relative_coords
 from swinmim.models.swinv2 import Architecture, SwinV2
@@ -127,7 +128,7 @@ def test_timm_with_its_head(encoder, tmp_path):
         convert(tmp_path / "timm.pth", tmp_path / "encoder")
     convert(tmp_path / "timm.pth", tmp_path / "encoder", resolution=64, window=4)
     assert_same(tmp_path / "encoder", encoder)
-    assert torch.equal(load_head(tmp_path / "encoder").weight, model.head.fc.weight)
+    assert torch.equal(read_head(tmp_path / "encoder")["weight"], model.head.fc.weight)
 
 
 @pytest.fixture
@@ -144,12 +145,12 @@ def test_classes_of_the_head_are_picked(encoder, with_head, tmp_path):
     report = convert(with_head, tmp_path / "encoder", head_rows=tmp_path / "rows.txt")
     assert report.complete
     assert str(report).endswith("head: 3 of 6 classes picked")
-    head = load_head(tmp_path / "encoder")
-    assert head.bias.tolist() == [4, 0, 5]
-    assert torch.equal(head.weight, torch.tensor([4.0, 0, 5])[:, None].expand(3, 64))
+    head = read_head(tmp_path / "encoder")
+    assert head["bias"].tolist() == [4, 0, 5]
+    assert torch.equal(head["weight"], torch.tensor([4.0, 0, 5])[:, None].expand(3, 64))
     assert_same(tmp_path / "encoder", encoder)
     convert(with_head, tmp_path / "whole")
-    assert load_head(tmp_path / "whole").out_features == 6
+    assert len(read_head(tmp_path / "whole")["weight"]) == 6
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import swinmim
-from swinmim.checkpoint.encoder import find_encoder_folder, load_head, load_manifest
+from swinmim.checkpoint.encoder import find_encoder_folder, load_manifest
 from swinmim.errors import CheckpointError
 from swinmim.export import export_timm
 from swinmim.models.swinv2 import SwinV2
@@ -121,19 +121,6 @@ def test_timm_loads_the_folder(tmp_path, options):
         torch.testing.assert_close(ours.permute(0, 2, 3, 1), theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_timm_loads_the_head(tmp_path):
-    encoder, head = random_encoder(), nn.Linear(64, 7)
-    folder = swinmim.save_encoder(encoder, tmp_path / "encoder", {"mean": (0.1, 0.2, 0.3)}, head=head)
-    twin = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    images = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(head(encoder(images)), twin(images), rtol=0, atol=1e-5)
-    assert tuple(twin.pretrained_cfg["mean"]) == (0.1, 0.2, 0.3)
-    assert equal(load_head(folder), head)
-    assert equal(swinmim.load_encoder(folder), encoder)
-    assert timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=3)(images).shape == (2, 3)
-    assert load_head(swinmim.save_encoder(encoder, folder)) is None
-
-
 @pytest.mark.parametrize(
     ("options", "reason"),
     [({"extra_norm_every": 2}, "1 norms on the main branch"), ({"position_bias": "linear"}, "no linear position bias")],
@@ -146,14 +133,6 @@ def test_what_timm_lacks_is_not_offered_to_it(tmp_path, options, reason):
         with pytest.raises(CheckpointError, match=f"Cannot export to timm: .*{reason}"):
             export_timm(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_export_timm_takes_a_folder_with_its_head_and_history(tmp_path):
-    encoder, head = random_encoder(), nn.Linear(64, 2)
-    folder = swinmim.save_encoder(encoder, tmp_path / "encoder", {"metrics": {"top1": 0.9}}, head)
-    out = export_timm(folder, tmp_path / "out")
-    assert equal(timm.create_model(f"local-dir:{out}", pretrained=True).head.fc, head)
-    assert load_manifest(out).metrics == {"top1": 0.9}
 
 
 def test_folders_are_found_from_above(tmp_path):
@@ -236,7 +215,13 @@ def test_wrong_folders(tmp_path, folder):
         ({"resolution": None}, "resolution is missing"),
         ({"architecture": None}, "names no architecture"),
         ({"architecture": {"name": "x"}}, "describes no SwinV2"),
+        ({"architecture": {"name": "x", "embed_dim": 32.5, "depths": [2]}}, r"embed_dim: .*; got '32\.5'"),
+        ({"architecture": {"name": "x", "embed_dim": 30, "depths": [2]}}, "embed_dim must be a multiple of head_dim"),
         ({"position_bias": "sine"}, "position_bias is one of"),
+        ({"resolution": [32]}, "is damaged: resolution.1 is missing"),
+        ({"windows": []}, "is damaged: windows: .*at least 1 item"),
+        ({"windows": [[4, "x"]]}, r"is damaged: windows\.0\.1: .*; got 'x'"),
+        ({"mean": 0.5}, "is damaged: mean: .*; got '0.5'"),
     ],
 )
 def test_damaged_manifests(folder, change, message):
@@ -252,8 +237,18 @@ def test_damaged_files(folder):
     (folder / "model.safetensors").write_bytes(data[:1000])
     with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
         swinmim.load_encoder(folder)
-    (folder / "manifest.json").write_text("{")
-    with pytest.raises(CheckpointError, match="cannot be read as JSON"):
+    manifest = (folder / "manifest.json").read_text()
+    nested = manifest.replace('"data": {}', f'"data": {{"x": {"[" * 100_000}{"]" * 100_000}}}')
+    for text in ("{", manifest.replace('"metrics": {}', '"metrics": {"loss": NaN}'), nested):
+        assert text != manifest
+        (folder / "manifest.json").write_text(text)
+        with pytest.raises(CheckpointError, match="cannot be read as JSON"):
+            swinmim.load_encoder(folder)
+
+
+def test_a_manifest_without_end_is_not_read(folder, monkeypatch):
+    monkeypatch.setattr("swinmim.checkpoint.manifest.MAX_BYTES", 100)
+    with pytest.raises(CheckpointError, match=r"has \d+ bytes, more than a manifest can \(100\)"):
         swinmim.load_encoder(folder)
 
 
@@ -263,7 +258,6 @@ def test_damaged_files(folder):
         ({"manifest": {"metric": {}}}, "got 'metric'. Did you mean 'metrics'"),
         ({"manifest": {"resolution": 3}}, "got 'resolution'"),
         ({"manifest": {"mean": (0.5,)}}, "one value for each of the 3 channels"),
-        ({"head": nn.Linear(3, 2)}, "takes 3 features, the encoder gives 64"),
     ],
 )
 def test_wrong_arguments(tmp_path, arguments, message):

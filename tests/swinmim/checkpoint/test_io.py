@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from swinmim.checkpoint import io
-from swinmim.checkpoint.stream import digest
+from swinmim.checkpoint.digest import digest
 from swinmim.errors import CheckpointError
 
 

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 import swinmim
-from finetune.tasks.classify import Classifier
 from pretrain.simmim import SimMIM
 from swinmim.optim.param_groups import layer_id, param_groups
 
@@ -65,7 +64,8 @@ def test_layer_ids_are_the_official_ones():
 
 def test_layer_decay_scales_of_swinv2_b():
     with torch.device("meta"):
-        model = Classifier(swinmim.create_encoder("swinv2_b", resolution=224), 10)
+        encoder = swinmim.create_encoder("swinv2_b", resolution=224)
+        model = nn.ModuleDict({"encoder": encoder, "head": nn.Linear(1024, 10)})
     rules = ("bias", "norm", "logit_scale", "cpb_mlp")
     groups = param_groups(model, weight_decay=0.05, depths=(2, 2, 18, 2), layer_decay=0.75, rules=rules)
     scale = {name: group["lr_scale"] for group in groups for name in group["names"]}

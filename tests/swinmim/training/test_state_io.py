@@ -4,7 +4,7 @@ import tempfile
 import pytest
 import torch
 
-from swinmim.checkpoint.stream import digest
+from swinmim.checkpoint.digest import digest
 from swinmim.errors import CheckpointError
 from swinmim.training.state_io import StateIO
 

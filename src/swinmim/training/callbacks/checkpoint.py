@@ -6,21 +6,24 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loops.progress import _ProcessedTracker
 from torch import Tensor
 
+from swinmim import private
 from swinmim.checkpoint import io
-from swinmim.checkpoint.stream import Entry, HashedFile, digest
+from swinmim.checkpoint.digest import Entry, HashedFile, digest
 from swinmim.errors import CheckpointError
 from swinmim.training.callback_settings import CheckpointConfig
 from swinmim.training.state_io import StateIO
 
 log = logging.getLogger(__name__)
+
+Monitor = tuple[str, Literal["min", "max"]]
+"""A validation metric, and which of its values is the best."""
 
 
 class Checkpoints(Checkpoint):
@@ -29,16 +32,24 @@ class Checkpoints(Checkpoint):
     Args:
         output_dir: directory of the run.
         config: when to save and what to keep.
+        monitor: the validation metric whose best checkpoint is kept as well.
         settings: the run's whole configuration, compared when a run is resumed.
 
     The module must have `full_weights()`, `save_encoder_folder(folder, weights)` and `plan`. A failed save raises
     CheckpointError on all ranks.
     """
 
-    def __init__(self, output_dir: Path, config: CheckpointConfig, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        output_dir: Path,
+        config: CheckpointConfig,
+        monitor: Monitor,
+        settings: Mapping[str, Any],
+    ) -> None:
         self.output_dir = output_dir
         self.root = output_dir / "checkpoints"
         self.config = config
+        self.monitor, self.mode = monitor
         self.settings = settings
         self.best_score: float | None = None
         self.best_folder: str | None = None
@@ -48,11 +59,14 @@ class Checkpoints(Checkpoint):
         self._ending: Future[None] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        measure = f"{self.config.mode} {self.config.monitor}"
-        return {"best_score": self.best_score, "best_folder": self.best_folder, "measure": measure}
+        return {
+            "best_score": self.best_score,
+            "best_folder": self.best_folder,
+            "measure": f"{self.mode} {self.monitor}",
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict["measure"] == f"{self.config.mode} {self.config.monitor}":
+        if state_dict["measure"] == f"{self.mode} {self.monitor}":
             self.best_score, self.best_folder = state_dict["best_score"], state_dict["best_folder"]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -181,12 +195,10 @@ class Checkpoints(Checkpoint):
             io.prune(self.root, self.config.keep_last, kept, keep_every)
 
     def _improved(self, trainer: L.Trainer) -> bool:
-        if self.config.monitor is None or self.config.monitor not in trainer.callback_metrics:
+        if self.monitor not in trainer.callback_metrics:
             return False
-        score = float(trainer.callback_metrics[self.config.monitor])
-        better = self.best_score is None or (
-            score < self.best_score if self.config.mode == "min" else score > self.best_score
-        )
+        score = float(trainer.callback_metrics[self.monitor])
+        better = self.best_score is None or (score < self.best_score if self.mode == "min" else score > self.best_score)
         if better:
             self.best_score = score
         return better
@@ -210,18 +222,17 @@ def _together(trainer: L.Trainer) -> Iterator[None]:
 @contextmanager
 def _epoch_under_way(trainer: L.Trainer) -> Iterator[None]:
     """An epoch that max_steps broke off is saved as one to go on with; Lightning 2.6.6 counts it as done."""
-    epochs = trainer.fit_loop.epoch_progress
+    progress = trainer.fit_loop.epoch_progress
+    epochs = (private.counters(progress), private.total_counters(progress))
     batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-    assert isinstance(epochs.current, _ProcessedTracker)
-    assert isinstance(epochs.total, _ProcessedTracker)
-    broken_off = epochs.current.processed == epochs.current.started and 0 < batches < trainer.num_training_batches
-    epochs.current.processed -= broken_off
-    epochs.total.processed -= broken_off
+    broken_off = epochs[0].processed == epochs[0].started and 0 < batches < trainer.num_training_batches
+    for counters in epochs:
+        counters.processed -= broken_off
     try:
         yield
     finally:
-        epochs.current.processed += broken_off
-        epochs.total.processed += broken_off
+        for counters in epochs:
+            counters.processed += broken_off
 
 
 def _seal_shards(trainer: L.Trainer, state: Path) -> dict[str, Entry]:

@@ -1,14 +1,13 @@
 """Tells the watch of `training/faults/watch.py` what this rank is doing."""
 
 import signal
-import threading
 import time
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
+from swinmim import private
 from swinmim.errors import Stopped, UserError
 from swinmim.training.callback_settings import HeartbeatConfig
 from swinmim.training.faults.watch import Watch
@@ -28,8 +27,7 @@ class Heartbeat(Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if trainer.world_size == 1 or stage != "fit":
             return
-        launcher = trainer.strategy.launcher
-        children = launcher.procs if isinstance(launcher, _SubprocessScriptLauncher) else []
+        children = private.started_ranks(trainer)
 
         def end_children() -> None:
             for child in children:
@@ -42,17 +40,13 @@ class Heartbeat(Callback):
             stall_s=self.config.stall_s,
             on_end=end_children if children else None,
         )
-        environment = trainer._accelerator_connector.cluster_environment
-        host = environment.main_address
+        host = private.cluster_environment(trainer).main_address
         door = watch.listen(host) if trainer.is_global_zero else None
         door = trainer.strategy.broadcast(door)
         assert door is not None
         if not trainer.is_global_zero:
             watch.connect(host, *door)
-        for thread in threading.enumerate():
-            if thread.name == "child-process-observer":
-                # Lightning's kills this process when a child ends with any code but 0, also with one that all agreed on
-                thread._run = lambda: True  # type: ignore[attr-defined]
+        private.dismiss_child_observer()  # it would answer a code that all ranks agreed on too
         watch.start()
         self.watch = watch
 

@@ -15,6 +15,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from swinmim import private
 from swinmim.errors import Stopped
 from swinmim.training.callbacks.checkpoint import Checkpoints
 from swinmim.training.faults.border import Border, sum_over_ranks
@@ -59,10 +60,7 @@ class Signals(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._install()  # Lightning has wrapped the handlers in its own, which talk to other ranks at any point
         if trainer.world_size > 1:
-            # Its second way: one broadcast, and one wait for the device, at every micro-batch. Ours takes its place.
-            loop = trainer.fit_loop.epoch_loop
-            assert hasattr(loop, "_broadcast_sigterm_tensor")
-            loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+            private.drop_sigterm_broadcast(trainer)  # its second way; ours takes its place
         self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:

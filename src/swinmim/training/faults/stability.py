@@ -17,7 +17,6 @@ from typing import Any, Protocol
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
 from swinmim.checkpoint import io
@@ -29,7 +28,6 @@ from swinmim.training.faults.border import Border, sum_over_ranks
 from swinmim.training.finite import FiniteGuard, is_spike
 from swinmim.training.module import TrainingModule
 from swinmim.training.replay import MicroBatch, write_bundle
-from swinmim.training.strategies.zero import ZeroStrategy
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +86,7 @@ class Stability(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, TrainingModule)
         pl_module.guard = self.guard
-        if self.config.spike_threshold is not None and not isinstance(
-            trainer.strategy, SingleDeviceStrategy | DDPStrategy
-        ):
+        if self.config.spike_threshold is not None and not pl_module.strategy.goes_back():
             raise ConfigError(
                 "callbacks.stability.spike_threshold goes back to a checkpoint within the run, which works with "
                 "strategy=single and strategy=ddp only. Set it to null."
@@ -125,7 +121,9 @@ class Stability(Callback):
             return
         self._now.number = trainer.global_step
         self._before, self._now = self._now, _Step(-1, [])
-        self._judge_for_engine(trainer, pl_module)
+        if pl_module.strategy.clips():  # it passes over a step by itself; here it is counted
+            norm = pl_module.strategy.grad_norm()
+            self.guard.judge(torch.tensor(norm or 0.0, device=pl_module.device))
         assert self.guard.state is not None
         assert self.guard.norm is not None
         losses = torch.stack([micro.loss for micro in self._before.micro_batches if micro.loss is not None]).float()
@@ -134,12 +132,6 @@ class Stability(Callback):
             mean = sum_over_ranks(mean) / trainer.world_size
         self._border.put(torch.cat([torch.stack([*self.guard.state, self.guard.norm.float(), mean]), losses]))
         pl_module.log("health/nan_steps", self.guard.state[2])
-
-    def _judge_for_engine(self, trainer: L.Trainer, pl_module: TrainingModule) -> None:
-        """DeepSpeed's engine clips, and passes over a step whose norm is not finite, by itself; here it is counted."""
-        if isinstance(trainer.strategy, ZeroStrategy):
-            norm = trainer.strategy.grad_norm()
-            self.guard.judge(torch.tensor(norm or 0.0, device=pl_module.device))
 
     def _act(self, trainer: L.Trainer, pl_module: TrainingModule, values: Sequence[float]) -> bool:
         """Look at the step before this one; True when the weights were set back."""

@@ -30,7 +30,7 @@ GRACE_S = 10.0
 
 
 @dataclasses.dataclass
-class Place:
+class RankState:
     """How far a rank is."""
 
     step: int = 0
@@ -47,25 +47,25 @@ class Place:
         return f"last step {self.step} ({self.doing})"
 
 
-def verdict(places: dict[int, Place], now: float, *, silence_s: float, stall_s: float) -> str | None:
-    """Why the run cannot go on, or None. `places` holds all ranks of the run.
+def diagnosis(states: dict[int, RankState], now: float, *, silence_s: float, stall_s: float) -> str | None:
+    """Why the run cannot go on, or None. `states` holds all ranks of the run.
 
     Args:
-        places: rank -> how far it is.
-        now: on the clock of `Place.heard`.
+        states: rank -> how far it is.
+        now: on the clock of `RankState.heard`.
         silence_s: a rank that was not heard of for so long is lost.
         stall_s: so long without a move of any rank, and the one furthest behind is stuck.
     """
-    here = {rank: place for rank, place in places.items() if place.bye is None}
-    for rank, place in places.items():
-        if place.bye and now - place.left > GRACE_S:
-            return f"rank {rank} ended with {place.bye}; {place}"
-    for rank, place in here.items():
-        if now - place.heard > silence_s:
-            return f"rank {rank} has not reported for {now - place.heard:.0f} s; {place}"
-    if here and now - max(place.moved for place in here.values()) > stall_s:
-        behind = min(place.moves for place in here.values())
-        ranks = [rank for rank, place in here.items() if place.moves == behind]
+    here = {rank: state for rank, state in states.items() if state.bye is None}
+    for rank, state in states.items():
+        if state.bye and now - state.left > GRACE_S:
+            return f"rank {rank} ended with {state.bye}; {state}"
+    for rank, state in here.items():
+        if now - state.heard > silence_s:
+            return f"rank {rank} has not reported for {now - state.heard:.0f} s; {state}"
+    if here and now - max(state.moved for state in here.values()) > stall_s:
+        behind = min(state.moves for state in here.values())
+        ranks = [rank for rank, state in here.items() if state.moves == behind]
         named = ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
         return f"nothing has moved for {stall_s:.0f} s; furthest behind: rank {named}, {here[ranks[0]]}"
     return None
@@ -76,19 +76,19 @@ class Watch(threading.Thread):
 
     Args:
         rank, world: this process among all.
-        silence_s, stall_s: see `verdict`.
+        silence_s, stall_s: see `diagnosis`.
         on_end: called before this process ends because of another one.
     """
 
     def __init__(
         self, rank: int, world: int, *, silence_s: float, stall_s: float, on_end: Callable[[], None] | None = None
     ) -> None:
-        super().__init__(name="heartbeat", daemon=True)
+        super().__init__(name="watch", daemon=True)
         self.rank, self.world = rank, world
         self.silence_s, self.stall_s, self.on_end = silence_s, stall_s, on_end
         self.interval = min(2.0, silence_s / 5)
-        self.me = Place()
-        self.places = {self.rank: self.me}
+        self.me = RankState()
+        self.states = {self.rank: self.me}
         self.token = ""
         self._selector = selectors.DefaultSelector()
         self._peers: dict[int, socket.socket] = {}
@@ -106,13 +106,13 @@ class Watch(threading.Thread):
         )
         self._selector.register(server, selectors.EVENT_READ)
         self.token = secrets.token_hex(16)
-        self.places = {self.rank: self.me} | {rank: Place() for rank in range(self.world) if rank != self.rank}
+        self.states = {self.rank: self.me} | {rank: RankState() for rank in range(self.world) if rank != self.rank}
         return int(server.getsockname()[1]), self.token
 
     def connect(self, host: str, port: int, token: str) -> None:
         """Another rank: join."""
         hub = socket.create_connection((host, port), timeout=self.silence_s)
-        self.places[0] = Place(doing="")
+        self.states[0] = RankState(doing="")
         self._add(0, hub)
         self._send(0, {"token": token, "rank": self.rank})
 
@@ -192,14 +192,14 @@ class Watch(threading.Thread):
         if "note" in message:
             self._note(message["note"])
             return
-        place, now = self.places[peer], time.monotonic()
-        place.heard, place.step, place.doing = now, message["step"], message["doing"]
-        if message["moves"] != place.moves:
-            place.moves, place.moved = message["moves"], now
-        if message["bye"] is not None and place.bye is None:
-            place.bye, place.left = message["bye"], now
-            if place.bye:
-                self._note(f"rank {peer} ended with {place.bye}")
+        state, now = self.states[peer], time.monotonic()
+        state.heard, state.step, state.doing = now, message["step"], message["doing"]
+        if message["moves"] != state.moves:
+            state.moves, state.moved = message["moves"], now
+        if message["bye"] is not None and state.bye is None:
+            state.bye, state.left = message["bye"], now
+            if state.bye:
+                self._note(f"rank {peer} ended with {state.bye}")
 
     def _forget(self) -> None:
         for connection in self._buffers:
@@ -212,8 +212,8 @@ class Watch(threading.Thread):
         source.close()
         for rank in [rank for rank, connection in self._peers.items() if connection is source]:
             del self._peers[rank]
-            if self.places[rank].bye is None and not self._leaving.is_set():
-                self._end(f"the process of rank {rank} is gone; {self.places[rank]}")
+            if self.states[rank].bye is None and not self._leaving.is_set():
+                self._end(f"the process of rank {rank} is gone; {self.states[rank]}")
 
     def _note(self, text: str) -> None:
         """Say the first cause, before this rank falls over its consequences."""
@@ -228,9 +228,9 @@ class Watch(threading.Thread):
     # The end ---------------------------------------------------------------------------------------------------------
 
     def _judge(self) -> None:
-        places = self.places if self.rank == 0 else {0: self.places[0]}
-        reason = verdict(
-            places,
+        states = self.states if self.rank == 0 else {0: self.states[0]}
+        reason = diagnosis(
+            states,
             time.monotonic(),
             silence_s=self.silence_s,
             stall_s=self.stall_s if self.rank == 0 else float("inf"),  # only the hub knows all of them

@@ -1,4 +1,4 @@
-"""How the work is spread over devices: one process, DDP, or DeepSpeed ZeRO."""
+"""DeepSpeed ZeRO: optimizer, gradients or parameters divided over the ranks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 
+from swinmim import private
 from swinmim.checkpoint import zero
 from swinmim.errors import CheckpointError
 from swinmim.models.swinv2 import Block
@@ -60,19 +61,37 @@ class ZeroStrategy(DeepSpeedStrategy):
         """Nothing: DeepSpeed's own context would move and convert every tensor made inside, tables included."""
         yield
 
+    def clips(self) -> bool:
+        return True
+
+    def grad_norm(self) -> float | None:
+        norm = self.deepspeed_engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def goes_back(self) -> bool:
+        return False
+
+    def full_weights(self, network: nn.Module) -> dict[str, Tensor]:
+        if not self.zero_stage_3:
+            return network.state_dict()
+        import deepspeed
+
+        state: dict[str, Tensor] = {}
+        for name, value in network.state_dict(keep_vars=True).items():
+            with deepspeed.zero.GatheredParameters([value], enabled=isinstance(value, nn.Parameter)):
+                if self.is_global_zero:
+                    state[name] = value.detach().cpu().clone()
+        return state
+
     def materialise(self, network: nn.Module, build: Callable[[], nn.Module]) -> None:
-        """Give a network on the meta device its memory, partitioned (ZeRO-3), one module at a time.
+        """Partitioned (ZeRO-3), one module at a time.
 
         Rank 0 makes the whole network once in host memory and sends out module after module; device memory never holds
         more than a rank's part and one module. The first weights are those of the other strategies.
-
-        Args:
-            network: all of it on the meta device.
-            build: makes its twin with the first weights; called on rank 0 alone.
         """
         import deepspeed
 
-        self._init_config_if_needed()
+        private.complete_deepspeed_config(self)
         twins = dict(build().named_modules()) if self.is_global_zero else {}
         names = {module: name for name, module in network.named_modules()}
 
@@ -93,11 +112,7 @@ class ZeroStrategy(DeepSpeedStrategy):
     def init_deepspeed(self) -> None:
         """Lightning's, without its warning that our clipping hook is not the one that clips."""
         assert self.lightning_module is not None
-        assert isinstance(self.model, nn.Module)
-        if self.lightning_module.trainer.training:
-            self._initialize_deepspeed_train(self.model)
-        else:
-            self._initialize_deepspeed_inference(self.model)
+        private.start_deepspeed(self, training=self.lightning_module.trainer.training)
 
     def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Lightning has divided the loss by the accumulation already; DeepSpeed must not do it again."""
@@ -125,7 +140,7 @@ class ZeroStrategy(DeepSpeedStrategy):
             )
         engine = self.deepspeed_engine
         groups = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
-        engine._config.load_universal_checkpoint = universal
+        private.load_universal(engine, universal)
         with zero.safe_loading():
             _, client_state = engine.load_checkpoint(
                 folder,
@@ -148,8 +163,3 @@ class ZeroStrategy(DeepSpeedStrategy):
         """Every rank writes its part; weights and moments come from the engine."""
         state = {name: value for name, value in checkpoint.items() if name not in ("state_dict", "optimizer_states")}
         self.deepspeed_engine.save_checkpoint(self.broadcast(filepath), client_state=state, tag=zero.TAG)
-
-    def grad_norm(self) -> float | None:
-        """Gradient norm before clipping of the last optimizer step; None before the first."""
-        norm = self.deepspeed_engine.get_global_grad_norm()
-        return None if norm is None else float(norm)

@@ -6,7 +6,7 @@ import torch
 
 from pretrain.reconstructions import draw_columns, to_rgb
 from swinmim.errors import ConfigError
-from swinmim.training.callbacks.randomness import step_seed
+from swinmim.training.callbacks.randomness import seed_all, step_seed
 from swinmim.training.fit import plan_steps
 from swinmim.training.settings import LoggerConfig, StrategyConfig, TrainerConfig
 from swinmim.training.trainer import check_world, resolve_precision
@@ -15,11 +15,17 @@ from swinmim.training.trainer import check_world, resolve_precision
 def test_step_seeds_differ_in_each_argument():
     seeds = {step_seed(seed, batch, rank) for seed in range(5) for batch in range(50) for rank in range(4)}
     assert len(seeds) == 1000
-    for seed in seeds:
-        np.random.seed(seed)  # must lie in its range
-        torch.manual_seed(seed)
-        random.seed(seed)
-        break
+    assert min(seeds) >= 0
+    assert max(seeds) < 2**32  # numpy takes no others
+
+
+def test_a_seed_sets_every_generator():
+    def draw():
+        seed_all(step_seed(0, 3, 1))
+        return random.random(), np.random.random(), torch.rand(()).item()
+
+    assert draw() == draw()
+    assert step_seed(0, 3, 1) == 2_320_408_515  # a resumed run of another version draws the same
 
 
 def test_picture_has_a_tile_for_each_image_and_column():
@@ -54,9 +60,13 @@ def test_trainer_settings_that_cannot_work():
         TrainerConfig(max_epochs=1, max_steps=0)
 
 
-def test_precision_is_explicit_or_follows_the_hardware():
-    assert resolve_precision(TrainerConfig(max_epochs=1, precision="32-true")) == "32-true"
-    assert resolve_precision(TrainerConfig(max_epochs=1, accelerator="cpu")) in ("bf16-mixed", "32-true")
+@pytest.mark.parametrize("has_bf16", [False, True])
+def test_precision_is_explicit_or_follows_the_hardware(monkeypatch, has_bf16):
+    monkeypatch.setattr("swinmim.private.cpu_has_bf16", lambda: has_bf16)
+    for precision in ("32-true", "bf16-mixed"):
+        assert resolve_precision(TrainerConfig(max_epochs=1, accelerator="cpu", precision=precision)) == precision
+    automatic = resolve_precision(TrainerConfig(max_epochs=1, accelerator="cpu"))
+    assert automatic == ("bf16-mixed" if has_bf16 else "32-true")
 
 
 def test_three_bands_can_be_chosen():

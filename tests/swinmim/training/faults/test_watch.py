@@ -7,39 +7,39 @@ import pytest
 
 from swinmim.errors import RANK_LOST
 from swinmim.training.callback_settings import HeartbeatConfig
-from swinmim.training.faults.watch import GRACE_S, Place, Watch, verdict
+from swinmim.training.faults.watch import GRACE_S, RankState, Watch, diagnosis
 
 LIMITS = {"silence_s": 30.0, "stall_s": 100.0}
 
 
-def place(*, step=5, doing="forward pass", moves=10, heard=0.0, moved=0.0, **more):
-    return Place(step=step, doing=doing, moves=moves, heard=heard, moved=moved, **more)
+def state(*, step=5, doing="forward pass", moves=10, heard=0.0, moved=0.0, **more):
+    return RankState(step=step, doing=doing, moves=moves, heard=heard, moved=moved, **more)
 
 
 def test_nothing_is_said_while_all_report_and_move():
-    assert verdict({0: place(), 1: place(moves=7)}, 29, **LIMITS) is None
+    assert diagnosis({0: state(), 1: state(moves=7)}, 29, **LIMITS) is None
 
 
 def test_the_silent_rank_is_named():
-    text = verdict({0: place(heard=31), 1: place(step=118)}, 31, **LIMITS)
+    text = diagnosis({0: state(heard=31), 1: state(step=118)}, 31, **LIMITS)
     assert text == "rank 1 has not reported for 31 s; last step 118 (forward pass)"
 
 
 def test_the_rank_furthest_behind_is_named():
-    places = {rank: place(heard=101, moves=50) for rank in range(20)}
-    places[7] = place(heard=101, moves=48, step=4, doing="waiting for data")
-    text = verdict(places, 101, **LIMITS)
+    states = {rank: state(heard=101, moves=50) for rank in range(20)}
+    states[7] = state(heard=101, moves=48, step=4, doing="waiting for data")
+    text = diagnosis(states, 101, **LIMITS)
     assert text == "nothing has moved for 100 s; furthest behind: rank 7, last step 4 (waiting for data)"
-    assert verdict(places | {3: place(heard=101, moved=50)}, 101, **LIMITS) is None  # one still moves
-    everyone = {rank: place(heard=101) for rank in range(20)}
-    assert "rank 0, 1, 2, 3, 4, 5, 6, 7 and 12 more" in verdict(everyone, 101, **LIMITS)
+    assert diagnosis(states | {3: state(heard=101, moved=50)}, 101, **LIMITS) is None  # one still moves
+    everyone = {rank: state(heard=101) for rank in range(20)}
+    assert "rank 0, 1, 2, 3, 4, 5, 6, 7 and 12 more" in diagnosis(everyone, 101, **LIMITS)
 
 
 def test_a_rank_that_left_with_an_error_ends_the_others_after_a_while():
-    places = {0: place(heard=50), 1: place(bye="DataError: no images", left=20)}
-    assert verdict(places, 20 + GRACE_S, **LIMITS) is None
-    assert verdict(places, 21 + GRACE_S, **LIMITS).startswith("rank 1 ended with DataError: no images")
-    assert verdict({0: place(heard=500, moved=500), 1: place(bye="", left=20)}, 500, **LIMITS) is None
+    states = {0: state(heard=50), 1: state(bye="DataError: no images", left=20)}
+    assert diagnosis(states, 20 + GRACE_S, **LIMITS) is None
+    assert diagnosis(states, 21 + GRACE_S, **LIMITS).startswith("rank 1 ended with DataError: no images")
+    assert diagnosis({0: state(heard=500, moved=500), 1: state(bye="", left=20)}, 500, **LIMITS) is None
 
 
 def test_timeouts_that_cannot_be():
@@ -70,7 +70,7 @@ def hub(behaviour, results):
     watch.start()
     other.join()
     time.sleep(1)
-    results.put((watch.places[1].step, watch.places[1].bye))
+    results.put((watch.states[1].step, watch.states[1].bye))
     time.sleep(0.5)
     watch.leave()
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from swinmim.checkpoint.stream import BLOCK, PIECE, HashedFile, digest
+from swinmim.checkpoint.digest import BLOCK, PIECE, HashedFile, digest
 
 
 @pytest.mark.parametrize(

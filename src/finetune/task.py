@@ -1,0 +1,137 @@
+"""What a task is. A task is one file in `tasks/`, one in conf/task/, one test, and a line in `tasks/registry.py`.
+
+A task knows tensors, and neither Lightning nor a trainer nor a path. What it imports beside torch it imports inside its
+methods, so that settings are checked without it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+
+from torch import Tensor, nn
+
+from swinmim.config import schema
+from swinmim.models.swinv2 import SwinV2
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+    from data.codecs.targets import TargetKind
+    from data.loading.batch import Batch
+    from data.loading.views import View
+
+Pair = tuple[int, int]
+Rows = list[dict[str, Any]]
+"""One dict for each image, of plain values: text, numbers, lists of them; the same keys in each."""
+
+
+@schema
+class TaskConfig:
+    """Base of the settings of every task."""
+
+    kind: str
+    """Which task; chosen with task=..."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a task is about, as the training set says."""
+
+    classes: tuple[str, ...]
+    """Names of what the targets count, in their order."""
+    channels: int = 3
+    bits: int = 8
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What the task's `survey` found."""
+
+
+Settings = TypeVar("Settings", bound=TaskConfig)
+
+
+class Task(ABC, Generic[Settings]):
+    """One kind of question about images.
+
+    Args:
+        settings: its own, an instance of `Settings`.
+        subject: see there.
+
+    Raises:
+        UserError: the settings do not fit the subject.
+    """
+
+    kind: ClassVar[str]
+    """task.kind in the settings, and manifest["task"]["kind"]."""
+    Settings: ClassVar[type[TaskConfig]]
+    monitor: ClassVar[tuple[str, Literal["min", "max"]]]
+    """What the best checkpoint is best at."""
+    needs: ClassVar[Literal["label"] | TargetKind]
+    """What of a sample the task learns from: its class number, or a target (`data.codecs.targets`)."""
+
+    def __init__(self, settings: Settings, subject: Subject) -> None:
+        self.settings, self.subject = settings, subject
+
+    @classmethod
+    def survey(cls, settings: Settings, targets: Iterable[Any]) -> dict[str, Any]:
+        """Facts of the whole training set that the task needs, as plain values; they become `subject.facts`.
+
+        targets: decoded one by one as they are asked for, which few tasks do.
+        """
+        return {}
+
+    @abstractmethod
+    def head(self, encoder: SwinV2) -> nn.Module:
+        """A new head, with its first weights; it is called on `features`."""
+
+    @staticmethod
+    def features(encoder: SwinV2, images_BCHW: Tensor) -> Any:
+        """What the head reads: one vector per image, (B, C), unless a task wants the maps."""
+        return encoder.pool(images_BCHW)
+
+    @abstractmethod
+    def views(self, size: Pair) -> tuple[View, View]:
+        """Of training and of evaluation: (image, target, seed) -> both, images of this (height, width)."""
+
+    def mix(self, images_BCHW: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+        """Normalised training images on the device and their batch -> what the network sees, and a batch to match."""
+        return images_BCHW, batch
+
+    @abstractmethod
+    def loss(self, output: Any, batch: Batch) -> Tensor:
+        """Mean over the batch, () float32, of what the head gave."""
+
+    @abstractmethod
+    def metrics(self) -> dict[str, Metric]:
+        """Of validation, logged as val/NAME; each computes one number."""
+
+    @abstractmethod
+    def update(self, metrics: Mapping[str, Any], output: Any, batch: Batch) -> None:
+        """Count a batch in `metrics`, without the samples that are not `valid`."""
+
+    @abstractmethod
+    def predict(self, output: Any) -> Rows:
+        """What the head gave, in words and numbers, image by image."""
+
+    @abstractmethod
+    def verdict(self, values: Mapping[str, float]) -> str:
+        """One line for the end of the run, of the metrics logged last; empty where there are none."""
+
+    def describe(self) -> dict[str, Any]:
+        """manifest["task"]: what the outputs mean."""
+        return {"kind": self.kind, "classes": list(self.subject.classes)}
+
+
+class TaskModel(nn.Module):
+    """Encoder and head of a task: parameters encoder.* and head.*."""
+
+    def __init__(self, encoder: SwinV2, task: Task[Any]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = task.head(encoder)
+        self.features = task.features
+
+    def forward(self, images_BCHW: Tensor) -> Any:
+        """Normalised images (B, C, H, W) -> what the head gives."""
+        return self.head(self.features(self.encoder, images_BCHW))

@@ -1,0 +1,19 @@
+"""The tasks by their kind, and the union of their settings. A new task is one more line here."""
+
+import functools
+import operator
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from finetune.task import Task, TaskConfig
+from finetune.tasks.classify import Classify
+from finetune.tasks.multilabel import Multilabel
+
+TASKS: dict[str, type[Task[Any]]] = {task.kind: task for task in (Classify, Multilabel)}
+
+if TYPE_CHECKING:
+    AnyTaskConfig = TaskConfig
+else:  # which of them is told by `kind`
+    _union = functools.reduce(operator.or_, (task.Settings for task in TASKS.values()))
+    AnyTaskConfig = Annotated[_union, Field(discriminator="kind")]

@@ -1,0 +1,70 @@
+"""A task model in an encoder folder: the head of any task beside the encoder, under head.* in model.safetensors.
+
+A head of one linear layer has timm's names of its classifier, so that timm builds encoder and head; another one keeps
+its own names, and timm builds the encoder alone. manifest["task"] says what the outputs mean; which module the head is
+knows only who trained it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from swinmim.checkpoint.coverage import coverage
+from swinmim.checkpoint.encoder import HEAD, find_encoder_folder, read_weights, save_encoder
+from swinmim.checkpoint.timm_config import CLASSIFIER
+from swinmim.errors import CheckpointError
+from swinmim.models.swinv2 import SwinV2
+
+_LINEAR = {"weight", "bias"}
+
+
+def save_task_model(
+    encoder: SwinV2, folder: str | Path, weights: Mapping[str, Tensor], manifest: Mapping[str, Any] | None = None
+) -> Path:
+    """Write the encoder folder of a network of encoder and head, as `save_encoder` does.
+
+    encoder: its description; its own weights may be on the meta device.
+    weights: the network's state dict, encoder.* and head.*; what has another prefix is left out.
+    Raises CheckpointError as `save_encoder`, and for a linear head of another width than the encoder's features.
+    """
+    own = _under("encoder.", weights)
+    head = _under(HEAD, weights)
+    prefix = HEAD
+    if head.keys() == _LINEAR and head["weight"].ndim == 2:
+        prefix = f"{CLASSIFIER}."
+        if (width := head["weight"].shape[1]) != encoder.num_features:
+            raise CheckpointError(
+                f"The head takes {width} features, the encoder gives {encoder.num_features}; "
+                "give the head that was trained on this encoder."
+            )
+    return save_encoder(encoder, folder, manifest, own | {prefix + name: tensor for name, tensor in head.items()})
+
+
+def read_head(path: str | Path) -> dict[str, Tensor]:
+    """The state dict of the head stored with an encoder (see `find_encoder_folder`); empty where there is none."""
+    head = _under(HEAD, read_weights(find_encoder_folder(path)))
+    classifier = _under(CLASSIFIER.removeprefix(HEAD) + ".", head)
+    return classifier if len(classifier) == len(head) and classifier.keys() <= _LINEAR else head
+
+
+def load_head(path: str | Path, head: nn.Module) -> None:
+    """Fill `head` with the weights of the head stored with an encoder.
+
+    Raises:
+        CheckpointError: there is none, or it is another one (with a coverage report).
+    """
+    folder, state = find_encoder_folder(path), read_head(path)
+    if not state:
+        raise CheckpointError(f"{folder} holds an encoder without a head. Fine-tune it first: python -m finetune.")
+    report = coverage(head.state_dict(), state)
+    if not report.complete:
+        raise CheckpointError(f"The head in {folder} is another one than its task describes:\n  {report}")
+    head.load_state_dict(state)
+
+
+def _under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}

@@ -1,0 +1,189 @@
+"""The one order of events of a run. `pretrain/run.py` and `finetune/run.py` hand over their `Parts` and nothing else.
+
+World, shape, memory and batch sizes are checked before anything is read, data and statistics before a network is built,
+the schedule before a trainer is; the seed is set once, before the data.
+"""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence, Sized
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+
+from swinmim.distributed import is_main
+from swinmim.models.swinv2 import SwinV2
+from swinmim.optim.schedules import peak_lr, warmup_steps
+from swinmim.training.callbacks.checkpoint import Checkpoints, Monitor
+from swinmim.training.fit import make_plan, train
+from swinmim.training.module import Plan, Provenance, TrainingModule
+from swinmim.training.settings import RunConfig
+from swinmim.training.trainer import check_memory, check_world, resolve_precision
+
+log = logging.getLogger(__name__)
+
+
+class ImageSet(Sized, Protocol):
+    """What is read off a set of images."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+
+class Data(Protocol):
+    """What is read off a data module."""
+
+    @property
+    def train(self) -> ImageSet: ...
+
+    num_train: int
+
+
+D = TypeVar("D", bound=Data)
+S = TypeVar("S", bound=nn.Module)
+N = TypeVar("N", bound=nn.Module)
+
+
+class Parts(Protocol[S, D, N]):
+    """What one kind of run consists of. `execute` calls the methods in this order.
+
+    A network has its SwinV2 at `encoder`, and all else that it learns beside it.
+    """
+
+    @property
+    def command(self) -> str:
+        """pretrain or finetune: the word before the progress bar, and in a bundle for replay."""
+
+    def accumulation(self) -> int:
+        """Micro-batches per optimizer step. Raises ConfigError for batch sizes that do not fit."""
+
+    def shape(self) -> S:
+        """What is known of the network before the data; called under the meta device, reads no weights."""
+
+    def data(self, shape: S) -> D:
+        """The data module. Raises UserError for data that cannot be used, or do not fit the shape."""
+
+    def statistics(self, data: D) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation per channel, in 0..1 units."""
+
+    def network(self, data: D, *, load_weights: bool = True) -> N:
+        """The network; without its pretrained weights where it is built under the meta device."""
+
+    def module(
+        self, network: N, data: D, plan: Plan, provenance: Provenance, build: Callable[[], N] | None
+    ) -> TrainingModule:
+        """The Lightning module; arguments as `TrainingModule`'s."""
+
+    def recipe(self) -> Mapping[str, Any]:
+        """`method`, and what else the manifest tells of this kind of training beside optimizer, schedule and batch."""
+
+    def derived(self, network: N, data: D) -> Mapping[str, object]:
+        """What follows from this kind of settings, beside what every run tells."""
+
+    def callbacks(self, output_dir: Path) -> Sequence[Callback]:
+        """Those of this kind of run alone."""
+
+    @property
+    def monitor(self) -> Monitor:
+        """The validation metric whose best checkpoint is kept."""
+
+    def verdict(self, metrics: Mapping[str, float], output_dir: Path) -> str:
+        """How good, where is the result, what comes next."""
+
+
+def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[str, float]:
+    """One run: its encoder folder is at `output_dir/encoder`, its best checkpoint at `output_dir/checkpoints/best`.
+
+    Args:
+        parts: of this kind of run, made from the same settings.
+        config: settings.
+        output_dir: directory of the run.
+
+    Returns:
+        The last value of every metric.
+
+    Raises:
+        UserError: whatever in settings, data or checkpoints keeps the run from starting, or ended it.
+    """
+    check_world(config.trainer, config.strategy)
+    accumulation = parts.accumulation()
+    with torch.device("meta"):
+        shape = parts.shape()
+    check_memory(num_parameters(shape), config.trainer, config.strategy)
+    L.seed_everything(config.seed, verbose=False)
+    data = parts.data(shape)
+    mean, std = parts.statistics(data)
+    build = None
+    if config.strategy.partitions_parameters:
+        with torch.device("meta"):
+            network = parts.network(data, load_weights=False)
+        build = functools.partial(parts.network, data)
+    else:
+        network = parts.network(data)
+    if config.compile:
+        encoder_of(network).compile_blocks()
+    plan = make_plan(config, accumulation=accumulation, num_samples=data.num_train)
+    provenance = Provenance(
+        mean=mean,
+        std=std,
+        recipe={**parts.recipe(), **_common_recipe(config)},
+        data={"fingerprint": data.train.fingerprint, "samples": len(data.train)},
+        parent=config.ckpt,
+    )
+    metrics = train(
+        config,
+        parts.module(network, data, plan, provenance, build),
+        cast(L.LightningDataModule, data),
+        command=parts.command,
+        callbacks=[
+            *parts.callbacks(output_dir),
+            Checkpoints(output_dir, config.callbacks.checkpoint, parts.monitor, dataclasses.asdict(config)),
+        ],
+        derived={
+            "parameters": num_parameters(network),
+            "images": data.num_train,
+            **parts.derived(network, data),
+            **_common_derived(config, encoder_of(network), plan),
+        },
+        output_dir=output_dir,
+    )
+    if is_main():
+        log.info("%s", parts.verdict(metrics, output_dir))
+    return metrics
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def encoder_of(network: nn.Module) -> SwinV2:
+    """The backbone of a network."""
+    return cast(SwinV2, network.encoder)
+
+
+def _common_recipe(config: RunConfig) -> dict[str, Any]:
+    return {
+        "optim": dataclasses.asdict(config.optim),
+        "schedule": dataclasses.asdict(config.schedule),
+        "max_epochs": config.trainer.max_epochs,
+        "global_batch_size": config.global_batch_size,
+        "seed": config.seed,
+    }
+
+
+def _common_derived(config: RunConfig, encoder: SwinV2, plan: Plan) -> dict[str, object]:
+    return {
+        "windows": ", ".join(f"{h}x{w}" for h, w in (stage.window for stage in encoder.stages)),
+        "peak_lr": peak_lr(config.optim.base_lr, config.global_batch_size),
+        "warmup_steps": warmup_steps(config.schedule, plan.steps_per_epoch),
+        "steps_per_epoch": plan.steps_per_epoch,
+        "total_steps": plan.total_steps,
+        "accumulation": plan.accumulation,
+        "precision": resolve_precision(config.trainer),
+    }

@@ -1,0 +1,138 @@
+"""What holds for every task: the protocol, its settings, and a model that survives its folder."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from made_tasks import made_encoder, made_task
+from torch import nn
+
+import finetune.config
+from finetune.config import FinetuneConfig
+from finetune.task import Subject, TaskModel
+from finetune.tasks.registry import TASKS
+from swinmim.checkpoint.encoder import load_encoder
+from swinmim.checkpoint.task_model import load_head, save_task_model
+from swinmim.config import CONF_DIR
+from swinmim.door import STARTED, check
+from swinmim.errors import ConfigError
+
+FILES = sorted(path.stem for path in (CONF_DIR / "task").glob("*.yaml"))
+CLASSES = ("cat", "dog", "owl")
+
+
+@pytest.fixture(autouse=True)
+def started(monkeypatch):
+    monkeypatch.setenv(STARTED, "2026-01-01_00-00-00")
+
+
+def compose(*overrides):
+    return check("finetune", FinetuneConfig, ["ckpt=x", "data.path=x", *overrides])
+
+
+def test_every_kind_has_a_file():
+    assert set(TASKS) <= set(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_settings_are_those_of_the_kind(name):
+    config = compose(f"task={name}")
+    assert type(config.task) is TASKS[config.task.kind].Settings
+    assert name.startswith(config.task.kind)
+
+
+def test_a_key_of_another_kind_is_answered_with_the_kinds_own():
+    with pytest.raises(ConfigError, match=r"unknown key 'task\.mixup'.*threshold") as caught:
+        compose("task=multilabel", "task.mixup=0.3")
+    assert "cutmix" not in str(caught.value)
+
+
+def test_the_kind_decides_over_the_file():
+    with pytest.raises(ConfigError) as caught:
+        compose("task=classify", "task.kind=multilabel")
+    text = str(caught.value)
+    assert "unknown key 'task.cutmix'. Legal keys: kind, crop_scale" in text
+    assert "task.threshold: a value is required" in text
+    assert "task.multilabel" not in text
+
+
+def test_an_unknown_kind_lists_the_kinds():
+    with pytest.raises(
+        ConfigError, match=r"task\.kind: unknown 'classfy'\. Did you mean 'classify'\? Known: classify, mul"
+    ):
+        compose("task.kind=classfy")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("task.crop_ratio=0",), r"task: crop_ratio must lie in \(0, 1\], got 0"),
+        (("task=multilabel", "task.threshold=1.0"), "task: threshold is a probability between 0 and 1, got 1.0"),
+        (
+            ("task=multilabel", "task.pos_weight=heavy"),
+            r"task\.pos_weight: Input should be 'none' or 'auto'; got 'heavy'",
+        ),
+        (("task=multilabel", "data.labels_per_class=3"), "which task=multilabel does not have. Set it to null"),
+    ],
+)
+def test_wrong_settings_say_where(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        compose(*overrides)
+
+
+def test_tasks_are_imported_without_what_they_need_at_work():
+    heavy = {"lightning", "torchmetrics", "torchvision", "timm", "wandb"}
+    code = f"import sys, {finetune.config.__name__}; print(*({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_task_model_survives_its_folder(tmp_path, name):
+    task = made_task(name, CLASSES)
+    model = TaskModel(made_encoder(), task).eval()
+    folder = save_task_model(model.encoder, tmp_path / "encoder", model.state_dict(), {"task": task.describe()})
+    again = TaskModel(load_encoder(folder), task).eval()
+    load_head(folder, again.head)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(again(images), model(images))
+    assert {n.split(".")[0] for n in model.state_dict()} == {"encoder", "head"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_hooks_agree(name):
+    """What one hook gives, the next one takes; the metric that decides exists."""
+    task = made_task(name, CLASSES)
+    model = TaskModel(made_encoder(), task)
+    training, evaluation = task.views((32, 32))
+    pixels = torch.randint(0, 256, (40, 50, 3), dtype=torch.uint8).numpy()
+    assert all(view(pixels, None, 7)[0].shape == (32, 32, 3) for view in (training, evaluation))
+    target = torch.tensor([[True, False, False], [True, True, False], [False, False, True], [False, True, False]])
+    batch = {"label": torch.tensor([0, 1, 2, 0]), "target": target, "valid": torch.tensor([True, True, True, False])}
+    images, mixed = task.mix(torch.randn(4, 3, 32, 32), batch)
+    loss = task.loss(model(images), mixed)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.ndim == 0
+    metrics = nn.ModuleDict(task.metrics())
+    output = model(images).detach()
+    task.update(metrics, output, batch)
+    values = {f"val/{name}": float(metric.compute()) for name, metric in metrics.items()}
+    assert task.monitor[0] in values
+    assert task.verdict(values).startswith("validation ")
+    assert task.verdict({}) == ""
+    assert len(task.predict(output)) == 4
+
+
+@pytest.mark.parametrize(("channels", "bits"), [(5, 8), (3, 16), (1, 16)])
+def test_randaugment_of_other_channels_is_refused_with_settings_that_work(channels, bits):
+    task = made_task("classify", channels=channels, bits=bits)
+    with pytest.raises(ConfigError, match=rf"{channels} of {bits}\. Add task\.randaug_ops=0 task\.randaug_magnitude=0"):
+        task.views((32, 32))
+    made_task("classify", channels=channels, bits=bits, randaug_ops=0, randaug_magnitude=0).views((32, 32))
+    made_task("classify", channels=1).views((32, 32))
+
+
+def test_a_subject_needs_no_more_than_classes():
+    assert Subject(("a",)) == Subject(("a",), channels=3, bits=8, facts={})

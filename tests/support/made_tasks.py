@@ -1,0 +1,38 @@
+"""Tasks and modules of fine-tuning, small, from the settings that conf/ has for them."""
+
+import yaml
+from torch import nn
+
+from finetune.config import FinetuneConfig
+from finetune.module import TaskModule
+from finetune.task import Subject, TaskModel
+from finetune.tasks.registry import TASKS
+from swinmim import door
+from swinmim.config import CONF_DIR
+from swinmim.models.swinv2 import create_encoder
+from swinmim.training.module import Plan, Provenance
+
+PLAN = Plan(global_batch_size=4, accumulation=1, steps_per_epoch=10, total_steps=100)
+PROVENANCE = Provenance(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+
+
+def made_task(name, classes=("a", "b"), *, facts=None, channels=3, bits=8, **changed):
+    """The task of conf/task/NAME.yaml, with some settings changed."""
+    settings = yaml.safe_load((CONF_DIR / "task" / f"{name}.yaml").read_text()) | changed
+    task = TASKS[settings["kind"]]
+    lists = {key: tuple(value) for key, value in settings.items() if isinstance(value, list)}
+    subject = Subject(tuple(classes), channels, bits, facts or {})
+    return task(task.Settings(**settings | lists), subject)
+
+
+def made_encoder():
+    encoder = create_encoder("swinv2_demo", resolution=32, embed_dim=16, head_dim=8)
+    for parameter in encoder.parameters():
+        nn.init.normal_(parameter, 0.1, 0.3)
+    return encoder
+
+
+def made_module(task, kind=TaskModule):
+    """A task's module around a small encoder, without a trainer."""
+    config = door.check("finetune", FinetuneConfig, ["ckpt=x", "data.path=x", "output_dir=x"])
+    return kind(TaskModel(made_encoder(), task), task, config, PLAN, PROVENANCE)
