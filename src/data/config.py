@@ -8,6 +8,8 @@ from swinmim.config import schema
 
 Values = tuple[float, ...]
 
+CACHE_BYTES = 100_000_000_000
+
 
 @schema
 class MixConfig:
@@ -32,7 +34,7 @@ class DataConfig:
     """Share of the set that is held out for validation; always the same images, whatever the run's seed."""
     cache_dir: str | None
     """Where folders are packed into shards, and remote shards are kept; null is ~/.cache/swinmim."""
-    cache_bytes: int = 100_000_000_000
+    cache_bytes: int = CACHE_BYTES
     """What the remote shards in cache_dir may take together."""
     allow_insecure: bool = False
     """Read remote sets over plain http too."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from data.codecs.targets import TargetKind
-from data.config import DataConfig, LabelledDataConfig
+from data.config import CACHE_BYTES, DataConfig, LabelledDataConfig
 from data.loading.batch import LoaderSettings
 from data.loading.module import Part, ShardData, StreamData
 from data.loading.views import View
@@ -38,7 +38,7 @@ def open_source(
     cache_dir: str | Path,
     options: WriteOptions | None = None,
     *,
-    cache_bytes: int = 100_000_000_000,
+    cache_bytes: int = CACHE_BYTES,
     allow_insecure: bool = False,
 ) -> ShardSet:
     """Open "builtin:digits", a shard set here or on a server, or a folder of images of any shape, which is
@@ -85,7 +85,7 @@ def open_labelled(
     cache_dir: str | Path,
     options: WriteOptions | None = None,
     *,
-    cache_bytes: int = 100_000_000_000,
+    cache_bytes: int = CACHE_BYTES,
     allow_insecure: bool = False,
     needs: Needs = "label",
 ) -> tuple[ShardSet, ShardSet | None]:

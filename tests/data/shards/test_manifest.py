@@ -76,6 +76,15 @@ def copy(shard_dir, tmp_path):
         ({"shards": {}}, "shards must be a list of at least one shard"),
         ({"shards": []}, "shards must be a list of at least one shard"),
         ({"shards": ["a"]}, r"shards\[0\] must hold name, samples"),
+        *(
+            ({"value_range": value}, "value_range must be two whole numbers, the second above the first, got ")
+            for value in (None, 5, [0], [0, 1, 2], [1, 1], [2, 1], [0, 1.0], [False, 1], ["0", "1"], [0, 10**30], {})
+        ),
+        ({"skipped": "x"}, "skipped must be a whole number from 0 on, got 'x'"),
+        ({"options": 1}, "options must be a list of options by name, got 1"),
+        ({"target": "labels"}, "target belongs to version 2, got 'labels'"),
+        ({"version": 2}, "target belongs to version 2, got None"),
+        ({"version": 2, "target": "words"}, "target must be labels, value, mask, boxes, got 'words'"),
         ({"version": DROP}, "no version"),
         ({"version": True}, "no version"),
         ({"version": 3}, "version 3, this program reads version 1 and 2"),
@@ -133,6 +142,23 @@ def test_all_problems_are_listed_at_once(copy):
 def test_what_is_no_manifest(copy, text):
     (copy.path / "manifest.json").write_bytes(text)
     with pytest.raises(DataError, match=r"manifest\.json is not a shard manifest"):
+        ShardSet.open(copy.path)
+
+
+@pytest.mark.parametrize("field", ["classes", "channels", "bits", "target", "version"])
+@pytest.mark.parametrize("value", ["x" * 10**6, ["x"] * 10**5, {"x" * 99: 1}, "\x1b[2J\u202e", "deep"])
+def test_what_errors_show_is_short_and_plain(copy, field, value):
+    copy.write({field: json.loads("[" * 900 + "]" * 900) if value == "deep" else value})
+    with pytest.raises(DataError) as error:
+        ShardSet.open(copy.path)
+    text = str(error.value).replace(str(copy.path), "")
+    assert len(text) < 500
+    assert text.replace("\n", "").isprintable()
+
+
+def test_a_manifest_too_large_to_be_one_is_not_parsed(copy, monkeypatch):
+    monkeypatch.setattr("data.shards.manifest.LARGEST", 1000)
+    with pytest.raises(DataError, match=r"is not a shard manifest \(more than 1,000 bytes\)"):
         ShardSet.open(copy.path)
 
 
