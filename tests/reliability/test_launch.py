@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import ROOT, TINY, call, environment, tiny_images
+from commands import ROOT, call, environment
+from made_images import make_slopes
+from runs import TINY
 
 SCRIPTS = ROOT / "scripts"
 pytestmark = [pytest.mark.slow, pytest.mark.reliability]
@@ -28,7 +30,7 @@ exit $status
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    images = tiny_images(tmp_path_factory.mktemp("set") / "images")
+    images = make_slopes(tmp_path_factory.mktemp("set"), 32)
     return [*TINY, f"data.path={images}", f"data.cache_dir={tmp_path_factory.mktemp('cache')}", "strategy=ddp"]
 
 

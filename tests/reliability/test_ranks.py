@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from whole_runs import Fault, losses, weights
+from runs import Fault, losses, weights
 
 RANK_LOST = 69
 OFTEN = "callbacks.checkpoint.every_steps=2"

@@ -4,7 +4,7 @@ import signal
 import stat
 
 import pytest
-from whole_runs import Fault, losses
+from runs import Fault, losses
 
 from swinmim.checkpoint import io
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import Fault, column, losses, weights
 from safetensors.torch import load_file
-from whole_runs import Fault, column, losses, weights
 
 from swinmim.checkpoint import io
 

@@ -60,3 +60,16 @@ def make_folder(root: Path, count=40, classes=("cat", "dog"), height=48, width=6
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number:04d}.jpg").write_bytes(image_bytes(make_pixels(number, height, width), quality=90))
     return root
+
+
+def make_slopes(root: Path, count: int, classes=()):
+    """Pictures of 32 px, coloured slopes from top to bottom and from left to right by turns, in a folder each."""
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 1, 32)
+    for index in range(count):
+        low, high = rng.integers(0, 255, (2, 3))
+        slope = (ramp[:, None] if index % 2 else ramp[None]).repeat(32, axis=index % 2)[..., None]
+        folder = root / classes[index % 2] if classes else root
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((low + (high - low) * slope).astype(np.uint8)).save(folder / f"{index:03d}.png")
+    return root

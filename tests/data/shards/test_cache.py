@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from file_servers import file_server
 from made_loaders import shard_data
+from servers import file_server
 
 from data.order.epoch import EpochOrder
 from data.shards.cache import open_remote

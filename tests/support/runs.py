@@ -1,41 +1,45 @@
-"""Whole pretraining runs in real processes, forked from a server that has imported everything, with faults inside."""
+"""Pretraining runs in real processes, at the price of a fork: a server imports once, its children can be killed."""
 
 import csv
+import ctypes
 import dataclasses
 import faulthandler
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from safetensors.torch import load_file
 from torch import Tensor
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["pretrain.__main__", "pretrain.module", "finetune.run", "swinmim.training.fit"])
+SERVER.set_forkserver_preload(["pretrain.__main__", "pretrain.module", "finetune.run", "swinmim.training.fit", "runs"])
 
-SMALL = (
-    "trainer.accelerator=cpu",
-    "trainer.precision=32-true",
-    "trainer.max_epochs=2",
+CPU = ("trainer.accelerator=cpu", "trainer.precision=32-true", "data.num_workers=0")
+TINY = (
+    *CPU,
+    "trainer.max_epochs=1",
+    "trainer.max_steps=2",
     "trainer.log_every_steps=1",
-    "trainer.val_every_epochs=2",
-    "data.num_workers=0",
     "model.embed_dim=16",
     "model.head_dim=8",
-    "global_batch_size=16",
-    "drop_path=0.1",
-    "schedule.warmup_epochs=0.4",
-    "callbacks.reconstructions.every_epochs=2",
-    "callbacks.reconstructions.num_images=2",
+    "global_batch_size=8",
+    "batch_size=4",
+    "schedule.warmup_epochs=0",
+    "callbacks.reconstructions.num_images=1",
 )
-"""Eight steps of two epochs, on the 96 images of `made_images`."""
+"""Two steps of the smallest model, for 32 pictures or more."""
+
+TWO_EPOCHS = (*TINY, "trainer.max_epochs=2", "trainer.max_steps=-1", "trainer.val_every_epochs=2")
+"""The same to the end of the second epoch, with one validation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,44 +114,37 @@ class Fault:
         return loss
 
 
-def _body(arguments: Sequence[str], environment: dict[str, str], log: Path, faults: Sequence[Fault]) -> None:
-    os.setpgid(0, 0)
-    multiprocessing.set_start_method("fork", force=True)  # of the loaders, as in a run from the command line
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-    faulthandler.enable(sys.stderr)
-    os.environ |= environment
-    if any(argument.startswith("strategy=deepspeed") for argument in arguments):
-        import zero_worker
-
-        zero_worker.use_cpu()
-    for fault in faults:
-        fault.install(int(environment.get("RANK", "0")))
-    sys.argv = ["pretrain", *arguments]
-    from pretrain.__main__ import main
-
-    main()
-
-
 class Run:
-    """One run, of one or several processes, in its output directory."""
+    """One run, of one or several processes.
+
+    Args:
+        arguments: of the command line.
+        output_dir: of the run; the logs are written beside it.
+        world: processes; more than one get the variables that torchrun would set.
+        faults: what goes wrong inside.
+        environment: further variables.
+        unprivileged: give up what makes root read and write everything.
+        samples: file prefix; each rank appends one line per micro-batch: optimizer step, indices of the samples.
+    """
 
     def __init__(
         self,
+        arguments: Sequence[str],
         output_dir: Path,
-        *overrides: str,
+        *,
         world: int = 1,
         faults: Sequence[Fault] = (),
-        environment: dict[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        unprivileged: bool = False,
+        samples: Path | None = None,
     ) -> None:
-        self.output_dir, self.world = output_dir, world
+        self.output_dir = output_dir
+        output_dir.parent.mkdir(parents=True, exist_ok=True)
         self.logs = [output_dir.parent / f"{output_dir.name}.{time.monotonic_ns()}.{rank}.log" for rank in range(world)]
-        arguments = [*SMALL, f"output_dir={output_dir}", f"batch_size={16 // world}"]
+        arguments = [*arguments, f"output_dir={output_dir}"]
         if world > 1:
             arguments += [f"trainer.devices={world}"]
-            arguments += [] if any(text.startswith("strategy=") for text in overrides) else ["strategy=ddp"]
+            arguments += [] if any(text.startswith("strategy=") for text in arguments) else ["strategy=ddp"]
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.processes = []
@@ -157,9 +154,28 @@ class Run:
             variables = {"SWINMIM_STARTED": "2026-01-01_00-00-00", **(environment or {})}
             if world > 1:
                 variables |= {name: str(value) for name, value in torchrun.items()}
-            process = SERVER.Process(target=_body, args=([*arguments, *overrides], variables, log, list(faults)))
+            process = SERVER.Process(target=_pretrain, args=(arguments, log, variables, faults, unprivileged, samples))
             process.start()
             self.processes.append(process)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL to every rank at once, then to what they started."""
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.join()
+            with suppress(ProcessLookupError):
+                os.killpg(process.ident or 0, signal.SIGKILL)
+
+    @property
+    def alive(self) -> bool:
+        return any(process.is_alive() for process in self.processes)
 
     def wait(self, timeout: float = 120) -> list[int | None]:
         """Exit codes of all ranks; those that have not ended are killed, None."""
@@ -170,14 +186,12 @@ class Run:
         self.kill()
         return codes
 
-    def kill(self) -> None:
-        for process in self.processes:
-            if process.is_alive():
-                os.killpg(process.pid, signal.SIGKILL)
-                process.join()
+    def succeed(self, timeout: float = 120) -> None:
+        codes = self.wait(timeout)
+        assert codes == [0] * len(codes), "\n".join(self.text(rank)[-3000:] for rank in range(len(codes)))
 
     def text(self, rank: int = 0) -> str:
-        return self.logs[rank].read_text()
+        return self.logs[rank].read_text() if self.logs[rank].exists() else ""
 
     def reached(self, step: int, timeout: float = 60) -> None:
         """Wait until rank 0 has logged a step."""
@@ -186,6 +200,74 @@ class Run:
             assert time.monotonic() < deadline, self.text()
             assert self.processes[0].is_alive(), self.text()
             time.sleep(0.05)
+
+
+def _pretrain(
+    arguments: Sequence[str],
+    log: Path,
+    variables: Mapping[str, str],
+    faults: Sequence[Fault],
+    unprivileged: bool,
+    samples: Path | None,
+) -> None:
+    os.setpgid(0, 0)
+    multiprocessing.set_start_method("fork", force=True)  # of the loaders, as in a run from the command line
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    faulthandler.enable(sys.stderr)
+    os.environ.update(variables)
+    if unprivileged:
+        _drop_capabilities()
+    if any(argument.startswith("strategy=deepspeed") for argument in arguments):
+        import zero_worker
+
+        zero_worker.use_cpu()
+    if samples is not None:
+        _record(samples)
+    for fault in faults:
+        fault.install(int(variables.get("RANK", "0")))
+    sys.argv = ["pretrain", *arguments]
+    from pretrain.__main__ import main
+
+    main()
+
+
+def _drop_capabilities() -> None:
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
+    none = (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None, use_errno=True).capset(header, none):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def _record(samples: Path) -> None:
+    from pretrain.module import PretrainModule
+
+    step = PretrainModule.training_step
+
+    def recorded(module: Any, batch: Any, number: int) -> Any:
+        with open(f"{samples}.{module.global_rank}", "a") as file:
+            print(module.global_step, *batch["index"].tolist(), file=file)
+        return step(module, batch, number)
+
+    PretrainModule.training_step = recorded  # type: ignore[method-assign]
+
+
+def seen(samples: Path) -> dict[int, list[int]]:
+    """Optimizer step -> indices of its samples over all ranks."""
+    steps: dict[int, list[int]] = {}
+    for path in sorted(samples.parent.glob(f"{samples.name}.*")):
+        for line in path.read_text().splitlines():
+            step, *indices = map(int, line.split())
+            steps.setdefault(step, []).extend(indices)
+    return steps
+
+
+def step_of(folder: Path) -> int:
+    found = re.search(r"step_(\d+)", folder.name)
+    assert found, folder
+    return int(found[1])
 
 
 def column(output_dir: Path, name: str, part: int | None = None) -> list[float]:
