@@ -126,7 +126,9 @@ def test_bf16_and_recomputation(attention, images):
         rough = encoder(images.float())
         rough.sum().backward()
     assert (rough - exact).norm() <= 0.05 * exact.norm()
-    assert all(p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None)
+    gradients = [p.grad for p in encoder.parameters() if p.grad is not None]
+    assert len(gradients) == len(list(encoder.parameters()))
+    assert all(gradient.isfinite().all() for gradient in gradients)
 
 
 def test_an_odd_grid_is_merged_as_timm_does():
