@@ -27,6 +27,7 @@ from swinmim import door
 from swinmim.checkpoint import zero
 from swinmim.checkpoint.convert import convert
 from swinmim.checkpoint.encoder import load_encoder, save_encoder
+from swinmim.composition import check
 from swinmim.config import CONF_DIR
 from swinmim.errors import CheckpointError, UserError
 from swinmim.export import export_timm
@@ -72,7 +73,7 @@ def start(images, tmp_path, monkeypatch):
 
     def run(output_dir: Path, *overrides: str) -> None:
         arguments = [*TINY, f"data.path={images}", f"data.cache_dir={tmp_path / 'cache'}", f"output_dir={output_dir}"]
-        config = door.check("pretrain", PretrainConfig, [*arguments, *overrides])
+        config = check("pretrain", PretrainConfig, [*arguments, *overrides])
         output_dir.mkdir(parents=True, exist_ok=True)
         pretrain(config, output_dir)
 

@@ -153,8 +153,10 @@ def test_two_hosts_meet_by_rendezvous_and_train_as_one(tmp_path, tiny, two_hosts
             env = environment(PER_NODE="1", NNODES="2", HEAD=f"{two_hosts[0][2]}:29511", ADDR=address, RUN_ID="pair")
             env |= {"GLOO_SOCKET_IFNAME": interface}
             command = ["ip", "netns", "exec", name, SCRIPTS / "launch_torchrun.sh", *tiny]
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-            processes.append(subprocess.Popen(command, cwd=tmp_path, env=env, **pipes))
+            one = subprocess.Popen(
+                command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            processes.append(one)
         outputs = [process.communicate(timeout=240)[0] for process in processes]
     finally:
         for process in processes:

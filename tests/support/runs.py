@@ -70,14 +70,14 @@ class Fault:
                 self._send()
                 saving(*arguments)
 
-            PretrainModule.save_encoder_folder = save_encoder_folder  # type: ignore[method-assign]
+            PretrainModule.save_encoder_folder = save_encoder_folder  # type: ignore[assignment, method-assign]
             return
         if self.kind == "raise_in_validation":
 
             def validation_step(module: Any, batch: Any, number: int) -> None:
                 raise RuntimeError("a fault in validation")
 
-            PretrainModule.validation_step = validation_step  # type: ignore[method-assign]
+            PretrainModule.validation_step = validation_step  # type: ignore[assignment, method-assign]
             return
         original, count = PretrainModule.training_loss, 0
 
@@ -87,7 +87,7 @@ class Fault:
             loss = original(module, batch)
             return self._act(loss) if count in self.calls else loss
 
-        PretrainModule.training_loss = training_loss  # type: ignore[method-assign]
+        PretrainModule.training_loss = training_loss  # type: ignore[assignment, method-assign]
 
     def _send(self) -> None:
         for number in self.signals:
@@ -110,7 +110,7 @@ class Fault:
             case "raise":
                 raise RuntimeError("a fault of the program")
             case "kill_loader":
-                os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+                multiprocessing.active_children()[0].kill()
         return loss
 
 
@@ -251,7 +251,7 @@ def _record(samples: Path) -> None:
             print(module.global_step, *batch["index"].tolist(), file=file)
         return step(module, batch, number)
 
-    PretrainModule.training_step = recorded  # type: ignore[method-assign]
+    PretrainModule.training_step = recorded  # type: ignore[assignment, method-assign]
 
 
 def seen(samples: Path) -> dict[int, list[int]]:

@@ -10,6 +10,7 @@ import pytest
 
 from pretrain.config import PretrainConfig
 from swinmim import door
+from swinmim.composition import check
 from swinmim.errors import ConfigError
 from swinmim.security import split_arguments, tighten_umask
 from swinmim.urls import holds_password
@@ -194,7 +195,7 @@ def test_arguments_of_flags_are_no_overrides():
 def test_what_lightning_gives_its_children_is_accepted(monkeypatch):
     monkeypatch.setenv(door.STARTED, "x")
     child = ['hydra.run.dir="/a b/c"', "hydra.job.name=train_ddp_process_1", "hydra.output_subdir=null"]
-    assert door.check("pretrain", PretrainConfig, ["data.path=x", *child]).data.path == "x"
+    assert check("pretrain", PretrainConfig, ["data.path=x", *child]).data.path == "x"
 
 
 def test_umask_is_only_ever_tightened(tmp_path):
@@ -212,4 +213,4 @@ def test_umask_is_only_ever_tightened(tmp_path):
 
 def test_interpolation_that_leads_nowhere_is_one_of_the_problems():
     with pytest.raises(ConfigError, match=r"ckpt: Interpolation key 'nope' not found"):
-        door.check("pretrain", PretrainConfig, ["ckpt=${nope}", "data.path=x"])
+        check("pretrain", PretrainConfig, ["ckpt=${nope}", "data.path=x"])

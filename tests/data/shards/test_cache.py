@@ -98,6 +98,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_was_downloading_is_removed(server, shards, tmp_path, request):
     size = max(shard.bytes for shard in shards.shards)
     server.faults = {"train-000000.tar": ["stuck"]}

@@ -102,10 +102,10 @@ def test_equals_the_slow_loop(attention, images, slow):
     expected_maps, expected = slow
     for found, m in zip(maps, expected_maps, strict=True):
         assert (found - m).abs().max() <= 1e-10 * m.abs().max()
-    found = gradients(encoder, maps)
-    assert found.keys() == expected.keys()
+    ours = gradients(encoder, maps)
+    assert ours.keys() == expected.keys()
     for name, gradient in expected.items():
-        assert (found[name] - gradient).norm() <= 1e-10 * gradient.norm() + 1e-12, name
+        assert (ours[name] - gradient).norm() <= 1e-10 * gradient.norm() + 1e-12, name
 
 
 @pytest.mark.parametrize("attention", ["reference", "sdpa", "chunked"])
