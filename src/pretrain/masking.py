@@ -6,17 +6,18 @@ import torch
 from torch import Tensor
 
 from data.loading.normalise import MASK_STREAM, hash_bits
+from swinmim.models.errors import ModelError
 
 
 def mask_grid(resolution: tuple[int, int], mask_unit: int) -> tuple[int, int]:
     """Units per side, (H / mask_unit, W / mask_unit).
 
     Raises:
-        ValueError: the image is not a whole number of units.
+        ModelError: the image is not a whole number of units.
     """
     height, width = resolution
     if height % mask_unit or width % mask_unit:
-        raise ValueError(
+        raise ModelError(
             f"mim.mask_unit must divide the image: {height} x {width} px is no whole number of {mask_unit}-px units. "
             f"Nearest sides: {', '.join(str(side) for side in _multiples(height, width, mask_unit))}."
         )

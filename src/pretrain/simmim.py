@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.masking import mask_grid, random_mask, upsample_mask
+from swinmim.models.errors import ModelError
 from swinmim.models.swinv2 import SwinV2
 
 Target = Literal["raw", "local_norm"]
@@ -27,7 +28,7 @@ class SimMIM(nn.Module):
         target: "raw" pixels (SimMIM) or "local_norm", each pixel normalised by the 47-px window around it (SwinV2).
 
     Raises:
-        ValueError: the mask unit fits neither the patch size nor the resolution, the ratio is out of range, or the
+        ModelError: the mask unit fits neither the patch size nor the resolution, the ratio is out of range, or the
             encoder is padded to a resolution of no whole strides.
     """
 
@@ -37,12 +38,12 @@ class SimMIM(nn.Module):
         super().__init__()
         patch_size = encoder.architecture.patch_size
         if mask_unit % patch_size:
-            raise ValueError(f"mim.mask_unit must be a multiple of the patch size {patch_size}, got {mask_unit}.")
+            raise ModelError(f"mim.mask_unit must be a multiple of the patch size {patch_size}, got {mask_unit}.")
         if not 0 < mask_ratio < 1:
-            raise ValueError(f"mim.mask_ratio must lie between 0 and 1, got {mask_ratio}.")
+            raise ModelError(f"mim.mask_ratio must lie between 0 and 1, got {mask_ratio}.")
         mask_grid(encoder.resolution, mask_unit)
         if any(side % encoder.stride for side in encoder.resolution):
-            raise ValueError(
+            raise ModelError(
                 f"The decoder needs a resolution of whole strides ({encoder.stride}), got {encoder.resolution}."
             )
         self.encoder = encoder

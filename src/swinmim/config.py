@@ -1,7 +1,6 @@
 """Typed settings: YAML composes, dataclasses decide. `load` is the only place that sees a DictConfig."""
 
 import dataclasses
-import difflib
 import re
 import typing
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from swinmim.errors import ConfigError
+from swinmim.models.errors import ModelError, nearest
 
 T = TypeVar("T")
 
@@ -76,10 +76,10 @@ def load(schema_type: type[T], cfg: DictConfig) -> T:
 
 @contextmanager
 def config_errors() -> Iterator[None]:
-    """A ValueError of the code inside is the user's, like those of the models, which know no ConfigError."""
+    """A ModelError of the code inside is the user's: models know no ConfigError. Other errors keep their trace."""
     try:
         yield
-    except ValueError as error:
+    except ModelError as error:
         raise ConfigError(str(error)) from None
 
 
@@ -175,12 +175,3 @@ def _child(node: Any, part: int | str) -> Any:
 def numbered(problems: Sequence[str]) -> str:
     """Problems as the lines of one message."""
     return SEPARATOR.join(problems)
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """' Did you mean ...?' for a typed word, trying the whole path first and the last part second."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if not close:
-        tails = {path.split(".")[-1]: path for path in reversed(known)}
-        close = [tails[tail] for tail in difflib.get_close_matches(word.split(".")[-1], list(tails), n=1, cutoff=0.6)]
-    return f" Did you mean '{close[0]}'?" if close else ""

@@ -5,35 +5,21 @@ import os
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
-from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from swinmim.config import CONF_DIR, SEPARATOR, load, nearest, numbered
+from swinmim.composition import check
+from swinmim.config import CONF_DIR, SEPARATOR, load
 from swinmim.distributed import agree, is_main, launch, local_rank, rank, world_size
 from swinmim.errors import ConfigError, UserError
-from swinmim.security import (
-    HYDRA_KEYS,
-    close_environment,
-    config_problems,
-    override_problem,
-    split_arguments,
-    tighten_umask,
-)
-from swinmim.urls import holds_password
+from swinmim.security import close_environment, split_arguments, tighten_umask
 
 T = TypeVar("T")
 
@@ -64,9 +50,9 @@ def open_door(name: str, schema_type: type[T], run: Callable[[T, Path], object])
     try:
         if STARTED not in os.environ:
             os.environ[STARTED] = _run_name()
-        flags, overrides, problems = split_arguments(sys.argv[1:])
+        flags, overrides, config_dir, problems = split_arguments(sys.argv[1:])
         # A plain run reports everything it can know before it starts; `--cfg` may print a config with blanks.
-        config = check(name, schema_type if not flags else None, overrides, problems)
+        config = check(name, schema_type if not flags else None, overrides, problems, config_dir)
         if {"-m", "--multirun"} & set(flags) and world_size() > 1:
             raise ConfigError(NO_SWEEP)
         if config is not None and is_main():
@@ -110,54 +96,6 @@ def _run_name() -> str:
     return now if launched is None or launched.world_size == 1 else agree(STARTED, now)
 
 
-def check(name: str, schema_type: type[Any] | None, overrides: Sequence[str], found: Sequence[str] = ()) -> Any:
-    """Compose once without side effects and report every problem of the command line and the composed config.
-
-    Args:
-        name: root config.
-        schema_type: its schema; None checks only the command line, for a config that may have blanks.
-        overrides: as typed.
-        found: problems known before, reported with the others.
-
-    Returns:
-        The typed config, or None without a schema.
-
-    Raises:
-        ConfigError: the list of problems.
-    """
-    problems = list(found)
-    config = None
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3", job_name=name):
-        parser = OverridesParser.create()
-        parsed: list[Override] = []
-        for text in overrides:
-            try:
-                parsed.append(parser.parse_override(text))
-            except HydraException as error:
-                shown = "an argument" if holds_password(text) else f"'{text}'"
-                problems.append(f"cannot read {shown}: {str(error).splitlines()[0]}. Write key=value.")
-        plain = compose(name, return_hydra_config=True)
-        parsed = _sound(parsed, override_problem, problems)
-        groups = [o for o in parsed if _is_group(o.key_or_group)]
-        keys = [o for o in parsed if o not in groups]
-        groups = _sound(groups, partial(_group_problem, name=name), problems)
-        fixed = [o for o in groups if not o.is_sweep_override()]
-        base = _compose(name, fixed, problems)
-        if base is not None:
-            keys = _sound(keys, partial(_key_problem, cfg=base), problems)
-            composed = _compose(name, fixed + [o for o in keys if not o.is_sweep_override()], problems)
-            jobs = [_compose(name, [*fixed, one], problems) for one in _values(groups, parser)]
-            for part in (composed, *jobs):
-                problems += config_problems(part, plain) if part is not None else []
-            if composed is not None and schema_type is not None:
-                config = _load(schema_type, composed, problems)
-    GlobalHydra.instance().clear()
-    if problems:
-        raise ConfigError(numbered(problems))
-    return config
-
-
 def refuse_overwrite(output_dir: Path, resume: str | None) -> None:
     """A run never writes into the directory of another one.
 
@@ -198,98 +136,3 @@ def _stop(name: str, error: UserError) -> typing.NoReturn:
     who = name if world_size() == 1 else f"{name} (rank {rank()})"
     print(f"{who}: {error.label}:{SEPARATOR}{error}", file=sys.stderr)
     sys.exit(error.exit_code)
-
-
-def _sound(
-    overrides: Sequence[Override], problem_of: Callable[[Override], str | None], problems: list[str]
-) -> list[Override]:
-    """The overrides without a problem; the problems of the others are added to the list."""
-    good = []
-    for override in overrides:
-        problem = problem_of(override)
-        if problem is None:
-            good.append(override)
-        else:
-            problems.append(problem)
-    return good
-
-
-def _values(groups: Sequence[Override], parser: OverridesParser) -> list[Override]:
-    """The choices of a sweep over files of a group, one by one."""
-    return [
-        parser.parse_override(f"{group.key_or_group}={value}")
-        for group in groups
-        if group.is_sweep_override()
-        for value in group.sweep_string_iterator()
-    ]
-
-
-def _is_group(key: str) -> bool:
-    return "." not in key and (CONF_DIR / key).is_dir()
-
-
-def _group_problem(override: Override, name: str) -> str | None:
-    group = override.key_or_group
-    files = {path.stem: path for path in sorted((CONF_DIR / group).glob("*.yaml"))}
-    if group == "experiment":  # each names its command in its header
-        files = {stem: path for stem, path in files.items() if f"python -m {name} " in f"{_command(path)} "}
-    values = [override.value()] if not override.is_sweep_override() else list(override.sweep_string_iterator())
-    for value in map(str, filter(None, values)):
-        if value not in files and value != "null":
-            path = CONF_DIR / group / f"{value}.yaml"
-            other = f" It belongs to: {_command(path)}." if path.is_file() else nearest(value, list(files))
-            return f"unknown {group} '{value}'.{other} Known: {', '.join(files)}."
-    return None
-
-
-def _command(experiment: Path) -> str:
-    """The command in an experiment's header."""
-    lines = experiment.read_text().splitlines()
-    return next(line.removeprefix("# Command:").strip() for line in lines if line.startswith("# Command:"))
-
-
-def _key_problem(override: Override, cfg: DictConfig) -> str | None:
-    key = override.key_or_group
-    if key in HYDRA_KEYS:
-        return None
-    if override.type in (OverrideType.ADD, OverrideType.FORCE_ADD):
-        return f"unknown key '{key}': '+' cannot add keys that the program does not read.{nearest(key, _keys(cfg))}"
-    known = _keys(cfg)
-    if key in known:
-        return None
-    parent = key.rpartition(".")[0]
-    while parent and parent not in known:
-        parent = parent.rpartition(".")[0]
-    legal = sorted(path for path in known if path.rpartition(".")[0] == parent)
-    names = ", ".join(path.rpartition(".")[2] for path in legal)
-    where = f" Legal keys{' of ' + parent if parent else ''}: {names}." if legal else ""
-    return f"unknown key '{key}'.{nearest(key, known)}{where}"
-
-
-def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
-    found = []
-    for key in map(str, cfg):
-        path = f"{prefix}{key}"
-        if path == "hydra":
-            continue
-        found.append(path)
-        node = cfg._get_node(key)
-        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
-            found.extend(_keys(node, f"{path}."))
-    return found
-
-
-def _compose(name: str, overrides: Sequence[Override], problems: list[str]) -> DictConfig | None:
-    try:
-        return compose(name, overrides=[str(o.input_line) for o in overrides], return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        problems.append(" ".join(str(error).split()))
-        return None
-
-
-def _load(schema_type: type[Any], composed: DictConfig, problems: list[str]) -> Any:
-    try:
-        return load(schema_type, OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]))
-    except ConfigError as error:
-        problems.extend(str(error).split(SEPARATOR))
-    return None

@@ -3,7 +3,8 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
@@ -14,23 +15,36 @@ from swinmim.urls import holds_password
 FLAGS = {
     **dict.fromkeys(("--help", "-h", "--hydra-help", "--version", "--resolve"), False),
     **dict.fromkeys(("--run", "-r", "--multirun", "-m", "--shell-completion", "-sc"), False),
-    **dict.fromkeys(("--cfg", "-c", "--info", "-i", "--package", "-p"), True),
+    **dict.fromkeys(("--cfg", "-c", "--info", "-i", "--package", "-p", "--config-dir", "-cd"), True),
 }
-"""Hydra's flags that load nothing from elsewhere -> whether the next argument belongs to them."""
+"""Hydra's flags that name no root config and no pickle -> whether the next argument belongs to them."""
 
 HYDRA_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.name", "hydra.output_subdir")
 """What may be set of Hydra's own settings; most others name classes that Hydra makes or files that it reads."""
 
-_HARMLESS = (*HYDRA_KEYS, "hydra.overrides.", "hydra.runtime.", "hydra.job.", "hydra.mode")
+_HARMLESS = (*HYDRA_KEYS, "hydra.overrides.", "hydra.runtime.", "hydra.job.", "hydra.mode", "hydra.searchpath.")
 _ENVIRONMENT = ("SWINMIM_STARTED",)
 
 
-def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """Arguments of a command line as (flags, overrides, problems); flags that read other configs are problems.
+class Arguments(NamedTuple):
+    """A command line, taken apart."""
 
-    Hydra would load Python classes named in such configs, or a pickle (--experimental-rerun).
+    flags: list[str]
+    """Those that ask for something other than a plain run."""
+    overrides: list[str]
+    config_dir: Path | None
+    """The user's own conf directory, searched after the program's."""
+    problems: list[str]
+
+
+def split_arguments(arguments: Sequence[str]) -> Arguments:
+    """Take a command line apart; flags that name another root config are problems.
+
+    Hydra would load Python classes named in such configs, or a pickle (--experimental-rerun). What comes from
+    --config-dir goes through `config_problems` like all files.
     """
     flags, overrides, problems = [], [], []
+    config_dir = None
     rest = iter(arguments)
     for argument in rest:
         name, _, value = argument.partition("=")
@@ -38,15 +52,18 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str], lis
             overrides.append(argument)
         elif name not in FLAGS:
             problems.append(
-                f"the flag {name} is not accepted: settings come from conf/ and from key=value. Put a file of your own "
-                f"into conf/experiment. Accepted: {', '.join(FLAGS)}."
+                f"the flag {name} is not accepted: settings come from conf/ and from key=value. A file of your own is "
+                f"DIR/experiment/NAME.yaml with --config-dir DIR experiment=NAME. Accepted: {', '.join(FLAGS)}."
             )
             break  # whether the next argument is its value is unknown
         else:
-            flags.append(name)
             if FLAGS[name] and not value:
-                next(rest, None)
-    return flags, overrides, problems
+                value = next(rest, "")
+            if name in ("--config-dir", "-cd"):
+                config_dir = Path(value).absolute()
+            else:
+                flags.append(name)
+    return Arguments(flags, overrides, config_dir, problems)
 
 
 def override_problem(override: Override) -> str | None:

@@ -4,8 +4,8 @@ import os
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 import pytest
-from file_servers import file_server, forget_connections
 from made_images import make_folder
+from servers import file_server, forget_connections
 
 from data.shards.local import ShardSet
 from data.write.writer import WriteOptions, write_shards

@@ -14,7 +14,8 @@ from data.processes import heed_only_the_parent
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
-@pytest.mark.parametrize("method", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+@pytest.mark.slow
 def test_strangers_cannot_end_a_loader_and_its_parent_can(method):
     pool = ProcessPoolExecutor(1, multiprocessing.get_context(method), heed_only_the_parent, (0,))
     worker = pool.submit(os.getpid).result()

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from pretrain.config import PretrainConfig
-from swinmim import door
 from swinmim.checkpoint import io, zero
 from swinmim.checkpoint.encoder import load_encoder
+from swinmim.composition import check
 from swinmim.errors import CheckpointError, ConfigError
 from swinmim.training.settings import StrategyConfig, ZeroConfig
 from swinmim.training.strategies.build import build_strategy
@@ -277,7 +277,7 @@ def test_strategy_settings_become_deepspeeds():
 
 def test_compile_under_deepspeed_is_refused():
     with pytest.raises(ConfigError, match="compile=true does not work under DeepSpeed"):
-        door.check("pretrain", PretrainConfig, ["experiment=demo", "strategy=deepspeed_zero2", "compile=true"])
+        check("pretrain", PretrainConfig, ["experiment=demo", "strategy=deepspeed_zero2", "compile=true"])
 
 
 def test_deepspeed_that_is_not_installed_is_named(monkeypatch):

@@ -18,8 +18,8 @@ import swinmim
 from data.write.__main__ import main as write
 from pretrain.config import PretrainConfig
 from pretrain.run import build_model
-from swinmim import door
 from swinmim.checkpoint import io
+from swinmim.composition import check
 from swinmim.errors import CheckpointError, ConfigError, DataError
 from swinmim.export import export_timm
 
@@ -297,7 +297,7 @@ def test_a_longer_run_is_drift_that_can_be_allowed(tmp_path, run_pretrain, read_
 def test_weights_of_another_architecture_are_refused_by_name(tmp_path, tiny_arguments):
     swinmim.save_encoder(swinmim.create_encoder("swinv2_t", resolution=32, embed_dim=32, head_dim=16), tmp_path / "t")
     overrides = [*tiny_arguments, f"output_dir={tmp_path / 'run'}", f"ckpt={tmp_path / 't'}", "resolution=32"]
-    config = door.check("pretrain", PretrainConfig, overrides)
+    config = check("pretrain", PretrainConfig, overrides)
     with pytest.raises(ConfigError, match="is a swinv2_t, the run asks for swinv2_demo"):
         build_model(config)
 

@@ -2,59 +2,32 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
-import whole_runs
-from PIL import Image
-from processes import Run
+from made_images import make_slopes
+from runs import TWO_EPOCHS, Run, last_losses, losses, weights
 
 from swinmim.checkpoint import io
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory):
-    """Images, their cache, and room for all users."""
-    root = tmp_path_factory.mktemp("tiny")
-    rng = np.random.default_rng(0)
-    (root / "images").mkdir()
-    for number in range(40):
-        low, high = rng.integers(0, 255, (2, 3))
-        slope = np.linspace(0, 1, 32)[:, None, None].repeat(32, 1)
-        Image.fromarray((low + (high - low) * slope).astype(np.uint8)).save(root / "images" / f"{number:03d}.png")
-    return root
-
-
-@pytest.fixture(scope="session")
-def tiny(place):
+def tiny(tmp_path_factory):
     """Arguments of a run of two epochs of four steps; every checkpoint is kept."""
+    root = tmp_path_factory.mktemp("tiny")
     return (
-        f"data.path={place / 'images'}",
-        f"data.cache_dir={place / 'cache'}",
-        "data.num_workers=0",
+        *TWO_EPOCHS,
+        f"data.path={make_slopes(root / 'images', 40)}",
+        f"data.cache_dir={root / 'cache'}",
         "data.val_ratio=0.2",
-        "trainer.accelerator=cpu",
-        "trainer.precision=32-true",
-        "trainer.max_epochs=2",
-        "trainer.log_every_steps=1",
-        "trainer.val_every_epochs=2",
-        "model.embed_dim=32",
-        "model.head_dim=16",
-        "global_batch_size=8",
-        "batch_size=4",
         "schedule.warmup_epochs=0.5",
-        "callbacks.reconstructions.num_images=1",
         "callbacks.checkpoint.keep_last=99",
     )
 
 
 @pytest.fixture(scope="session")
 def pretrain(tiny):
-    def start(output_dir, *overrides, log="log", **options):
-        output_dir.mkdir(parents=True, exist_ok=True)
-        return Run(
-            [*tiny, f"output_dir={output_dir}", *overrides], output_dir.with_name(f"{output_dir.name}.{log}"), **options
-        )
+    def start(output_dir, *overrides, **options):
+        return Run([*tiny, *overrides], output_dir, **options)
 
     return start
 
@@ -98,26 +71,28 @@ def _assert_equal(one, two, where):
         assert one == two, where
 
 
-@pytest.fixture(scope="session")
-def made_images(tmp_path_factory):
-    """96 pictures of coloured slopes."""
-    root = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    ramp = np.linspace(0, 1, 32)
-    for index in range(96):
-        low, high = rng.integers(0, 255, (2, 3))
-        slope = (ramp[:, None] if index % 2 else ramp[None]).repeat(32, axis=index % 2)[..., None]
-        Image.fromarray((low + (high - low) * slope).astype(np.uint8)).save(root / f"{index:03d}.png")
-    return root
+EIGHT_STEPS = (
+    *TWO_EPOCHS,
+    "global_batch_size=16",
+    "drop_path=0.1",
+    "schedule.warmup_epochs=0.4",
+    "callbacks.reconstructions.every_epochs=2",
+    "callbacks.reconstructions.num_images=2",
+)
+"""In batches of 16 of the 96 pictures, as many on each rank."""
 
 
 @pytest.fixture(scope="session")
-def start(made_images, tmp_path_factory):
-    """Start a whole run; every one of a session reads the same shards."""
-    cache = tmp_path_factory.mktemp("cache")
+def small(tmp_path_factory):
+    """Arguments of a run of eight steps; every one of a session reads the same shards."""
+    root = tmp_path_factory.mktemp("small")
+    return (*EIGHT_STEPS, f"data.path={make_slopes(root / 'images', 96)}", f"data.cache_dir={root / 'cache'}")
 
-    def begin(output_dir, *overrides, **options):
-        return whole_runs.Run(output_dir, f"data.path={made_images}", f"data.cache_dir={cache}", *overrides, **options)
+
+@pytest.fixture(scope="session")
+def start(small):
+    def begin(output_dir, *overrides, world=1, **options):
+        return Run([*small, f"batch_size={16 // world}", *overrides], output_dir, world=world, **options)
 
     return begin
 
@@ -132,7 +107,7 @@ def whole(start, tmp_path_factory):
             output_dir = tmp_path_factory.mktemp("whole") / "run"
             whole_run = start(output_dir, world=world)
             assert whole_run.wait() == [0] * world, whole_run.text()
-            done[world] = (whole_runs.losses(output_dir), whole_runs.weights(output_dir))
+            done[world] = (losses(output_dir), weights(output_dir))
         return done[world]
 
     return run
@@ -147,11 +122,11 @@ def same_end(whole):
 
     def check(output_dir, world=1, repeated=0):
         expected, final = whole(world)
-        last = whole_runs.last_losses(output_dir)
+        last = last_losses(output_dir)
         assert 0 < len(last) < len(expected)
         assert last == expected[-len(last) :]
-        assert len(whole_runs.losses(output_dir)) == len(expected) + repeated
-        found = whole_runs.weights(output_dir)
+        assert len(losses(output_dir)) == len(expected) + repeated
+        found = weights(output_dir)
         assert all(torch.equal(tensor, found[name]) for name, tensor in final.items())
 
     return check

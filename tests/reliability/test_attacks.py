@@ -1,6 +1,5 @@
 """Whole runs against files made to run code, fill the memory or leak what the user trusts us with."""
 
-import functools
 import os
 import pickle
 import shutil
@@ -9,16 +8,16 @@ import struct
 import subprocess
 import sys
 import tarfile
-import threading
 import zlib
-from base64 import b64encode
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, TINY, call, environment, tiny_images
+from commands import ROOT, call, environment
+from made_images import make_slopes
+from runs import TINY
+from servers import file_server
 
 from data.write.__main__ import main as write
 from pretrain.config import PretrainConfig
@@ -28,6 +27,7 @@ from swinmim import door
 from swinmim.checkpoint import zero
 from swinmim.checkpoint.convert import convert
 from swinmim.checkpoint.encoder import load_encoder, save_encoder
+from swinmim.composition import check
 from swinmim.config import CONF_DIR
 from swinmim.errors import CheckpointError, UserError
 from swinmim.export import export_timm
@@ -63,7 +63,7 @@ def forced(request, monkeypatch):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return tiny_images(tmp_path_factory.mktemp("set") / "images")
+    return make_slopes(tmp_path_factory.mktemp("set"), 32)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def start(images, tmp_path, monkeypatch):
 
     def run(output_dir: Path, *overrides: str) -> None:
         arguments = [*TINY, f"data.path={images}", f"data.cache_dir={tmp_path / 'cache'}", f"output_dir={output_dir}"]
-        config = door.check("pretrain", PretrainConfig, [*arguments, *overrides])
+        config = check("pretrain", PretrainConfig, [*arguments, *overrides])
         output_dir.mkdir(parents=True, exist_ok=True)
         pretrain(config, output_dir)
 
@@ -137,9 +137,9 @@ def test_encoder_folder_with_a_pickle_for_weights(tmp_path, canary, forced):
 
 @pytest.mark.parametrize("key", ["resume", "ckpt"])
 def test_checkpoints_are_not_fetched_from_the_net(start, tmp_path, key):
-    with FileServer(tmp_path) as (address, requests), pytest.raises(CheckpointError, match=r"resume=|http"):
-        start(tmp_path / "run", f"{key}={address}/evil.ckpt")
-    assert requests == []
+    with file_server(tmp_path) as server, pytest.raises(CheckpointError, match=r"resume=|http"):
+        start(tmp_path / "run", f"{key}={server.url}/evil.ckpt")
+    assert server.requests == []
 
 
 @pytest.mark.slow
@@ -280,36 +280,6 @@ SECRETS = {
 PASSWORD = "netrc-very-secret"
 
 
-class FileServer:
-    """A file server that wants user `me` with PASSWORD; gives its address and the list of requests that came."""
-
-    def __init__(self, folder: Path) -> None:
-        expected = f"Basic {b64encode(f'me:{PASSWORD}'.encode()).decode()}"
-        requests: list[str] = []
-
-        class Handler(SimpleHTTPRequestHandler):
-            def do_GET(self) -> None:
-                requests.append(self.path)
-                if self.headers.get("Authorization") == expected:
-                    super().do_GET()
-                else:
-                    self.send_error(401)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
-        self.requests = requests
-
-    def __enter__(self) -> tuple[str, list[str]]:
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{self.server.server_port}", self.requests
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-
 @pytest.mark.slow
 def test_secrets_stay_where_they_are_and_files_are_closed_to_others(tmp_path, images):
     """A run with W&B offline on a remote set behind a password, under the widest umask."""
@@ -319,14 +289,14 @@ def test_secrets_stay_where_they_are_and_files_are_closed_to_others(tmp_path, im
     (tmp_path / "netrc").write_text(f"machine 127.0.0.1 login me password {PASSWORD}\n")
     env = environment(WANDB_MODE="offline", NETRC=str(tmp_path / "netrc"), **SECRETS)
     run = tmp_path / "run"
-    with FileServer(shards) as (address, requests):
-        data = [f"data.path={address}", "data.allow_insecure=true", f"data.cache_dir={run / 'cache'}"]
+    with file_server(shards, password=PASSWORD) as server:
+        data = [f"data.path={server.url}", "data.allow_insecure=true", f"data.cache_dir={run / 'cache'}"]
         command = [sys.executable, "-m", "pretrain", *TINY, *data, "logger=wandb", f"output_dir={run / 'out'}"]
         done = subprocess.run(
             command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240, check=False, umask=0
         )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "/manifest.json" in requests
+    assert "manifest.json" in server.requests
     files = [path for path in run.rglob("*") if not path.is_symlink()]
     names = " ".join(path.name for path in files)
     for expected in (".wandb", "state.ckpt", "model.safetensors", ".tar", ".png", "overrides.yaml", "metrics.json"):

@@ -64,7 +64,7 @@ def test_a_read_only_directory_is_an_error(pretrain, tmp_path, closed):
         while process.alive and not io.step_folder(run / "checkpoints", 1).exists():
             pass
         (run / "checkpoints").chmod(0o555)
-    assert process.wait() == 4, process.text()
+    assert process.wait() == [4], process.text()
     assert "cannot be written to" in process.text()
     assert "Permission denied" in process.text()
     assert "Traceback" not in process.text()

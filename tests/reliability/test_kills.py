@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import seen, step_of
+from runs import seen, step_of
 
 from swinmim.checkpoint import io
 
@@ -88,11 +88,11 @@ def test_killed_saves_resume_bit_for_bit(pretrain, whole, tmp_path, temporary, k
     environment = {"TMPDIR": str(temporary)}
     names = list(moments(root, 0))
     for number in range(kills):
-        with pretrain(run, *EVERY_STEP, keep, "resume=auto", log=f"log{number}", environment=environment) as process:
+        with pretrain(run, *EVERY_STEP, keep, "resume=auto", environment=environment) as process:
             kill_once(process, root, names[number % len(names)], rng.choice((0, rng.random() * 0.02)))
         assert not list(temporary.iterdir()), "a leftover in TMPDIR"
         assert len(list(root.glob(".step_*"))) <= 1
-    pretrain(run, *EVERY_STEP, keep, "resume=auto", log="last", environment=environment).succeed()
+    pretrain(run, *EVERY_STEP, keep, "resume=auto", environment=environment).succeed()
     assert not list(temporary.iterdir())
     assert not list(root.glob(".*"))
     saved = sorted(step_of(path) for path in root.glob("step_*"))
@@ -119,7 +119,7 @@ def test_kills_between_other_batches_workers_and_ranks_take_every_step_once(pret
     for number, (ranks, workers, size) in enumerate(cases):
         samples = tmp_path / f"samples{number}"
         other = ("resume=auto", f"data.num_workers={workers}", f"batch_size={size}")
-        with pretrain(run, *options, *other, log=f"log{number}", ranks=ranks, samples=samples) as process:
+        with pretrain(run, *options, *other, world=ranks, samples=samples) as process:
             wanted = io.step_folder(root, done + rng.randint(2, 4))
             while process.alive and not wanted.exists():
                 time.sleep(0.001)
@@ -131,7 +131,7 @@ def test_kills_between_other_batches_workers_and_ranks_take_every_step_once(pret
         part = seen(samples)
         assert min(part) == before
         delivered |= {step: part[step] for step in range(before, done)}
-    pretrain(run, *options, "resume=auto", log="last", samples=tmp_path / "rest").succeed()
+    pretrain(run, *options, "resume=auto", samples=tmp_path / "rest").succeed()
     delivered |= seen(tmp_path / "rest")
     assert {step: sorted(indices) for step, indices in delivered.items()} == {
         step: sorted(indices) for step, indices in every.items()
@@ -150,7 +150,7 @@ def test_each_sample_is_seen_once_over_an_epoch_with_a_kill(pretrain, tmp_path):
         process.kill()
     kept = step_of(io.newest(root)[0])
     assert kept >= 2
-    pretrain(run, *options, "resume=auto", log="second", samples=tmp_path / "second").succeed()
+    pretrain(run, *options, "resume=auto", samples=tmp_path / "second").succeed()
     first, second = seen(tmp_path / "first"), seen(tmp_path / "second")
     delivered = [index for step in range(kept) for index in first[step]]
     delivered += [index for indices in second.values() for index in indices]

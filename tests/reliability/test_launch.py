@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import ROOT, TINY, call, environment, tiny_images
+from commands import ROOT, call, environment
+from made_images import make_slopes
+from runs import TINY
 
 SCRIPTS = ROOT / "scripts"
 pytestmark = [pytest.mark.slow, pytest.mark.reliability]
@@ -28,7 +30,7 @@ exit $status
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    images = tiny_images(tmp_path_factory.mktemp("set") / "images")
+    images = make_slopes(tmp_path_factory.mktemp("set"), 32)
     return [*TINY, f"data.path={images}", f"data.cache_dir={tmp_path_factory.mktemp('cache')}", "strategy=ddp"]
 
 
@@ -151,8 +153,10 @@ def test_two_hosts_meet_by_rendezvous_and_train_as_one(tmp_path, tiny, two_hosts
             env = environment(PER_NODE="1", NNODES="2", HEAD=f"{two_hosts[0][2]}:29511", ADDR=address, RUN_ID="pair")
             env |= {"GLOO_SOCKET_IFNAME": interface}
             command = ["ip", "netns", "exec", name, SCRIPTS / "launch_torchrun.sh", *tiny]
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-            processes.append(subprocess.Popen(command, cwd=tmp_path, env=env, **pipes))
+            one = subprocess.Popen(
+                command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            processes.append(one)
         outputs = [process.communicate(timeout=240)[0] for process in processes]
     finally:
         for process in processes:

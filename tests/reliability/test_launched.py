@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from whole_runs import SMALL, column, losses
+from runs import column, losses
 
 from swinmim.checkpoint import io
 from swinmim.errors import RANK_LOST
@@ -20,11 +20,11 @@ def children(pid):
 
 @pytest.mark.reliability
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGKILL, RANK_LOST)])
-def test_ranks_of_one_machine_end_together(tmp_path, made_images, number, code):
+def test_ranks_of_one_machine_end_together(tmp_path, small, number, code):
     """SIGTERM to the process that was typed; SIGKILL to the rank that it started."""
     run = tmp_path / "run"
     two = ("strategy=ddp", "trainer.devices=2", "batch_size=8", "trainer.max_epochs=500")
-    arguments = [*SMALL, *two, f"data.path={made_images}", f"data.cache_dir={tmp_path}", f"output_dir={run}"]
+    arguments = [*small, *two, f"output_dir={run}"]
     with (tmp_path / "log").open("w") as log:
         command = [sys.executable, "-m", "pretrain", *arguments]
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from whole_runs import Fault, losses, weights
+from runs import Fault, losses, weights
 
 RANK_LOST = 69
 OFTEN = "callbacks.checkpoint.every_steps=2"
@@ -76,6 +76,7 @@ def test_an_exception_on_one_rank_ends_the_others_and_leaves_the_periodic_checkp
     same_end(tmp_path / "run", world=2, repeated=1)
 
 
+@pytest.mark.slow
 def test_an_exception_leaves_a_checkpoint_of_the_last_whole_step(tmp_path, start, same_end):
     run = start(tmp_path / "run", faults=[Fault("raise", (4,))])
     assert run.wait() == [1], run.text()

@@ -43,7 +43,7 @@ def wholes(pretrain, tmp_path_factory):
     def get(ranks, options):
         if (ranks, options) not in made:
             made[ranks, options] = root / str(len(made))
-            pretrain(made[ranks, options], *options, ranks=ranks).succeed()
+            pretrain(made[ranks, options], *options, world=ranks).succeed()
         return made[ranks, options]
 
     return get
@@ -52,7 +52,7 @@ def wholes(pretrain, tmp_path_factory):
 def resume(pretrain, whole, part, step, *options, ranks):
     source = io.step_folder(whole / "checkpoints", step)
     shutil.copytree(source, part / "checkpoints" / source.name)
-    run = pretrain(part, *options, "resume=auto", ranks=ranks)
+    run = pretrain(part, *options, "resume=auto", world=ranks)
     run.succeed()
     return run
 

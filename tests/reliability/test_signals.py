@@ -4,7 +4,7 @@ import signal
 import stat
 
 import pytest
-from whole_runs import Fault, losses
+from runs import Fault, losses
 
 from swinmim.checkpoint import io
 
@@ -19,6 +19,7 @@ def checkpoints(output_dir):
     return [folder.name for folder in folders]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_the_step_and_nothing_is_lost(tmp_path, start, same_end):
     run = start(tmp_path / "run", faults=[Fault("signal", (3,), signals=(TERM,))])
     assert run.wait() == [SAVED], run.text()

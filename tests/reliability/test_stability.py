@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import Fault, column, losses, weights
 from safetensors.torch import load_file
-from whole_runs import Fault, column, losses, weights
 
 from swinmim.checkpoint import io
 
@@ -49,6 +49,7 @@ def test_a_bad_batch_on_one_rank_is_skipped_by_both(tmp_path, start, factor):
     assert len(losses(tmp_path / "run")) == 8
 
 
+@pytest.mark.slow
 def test_too_many_bad_steps_end_the_run_before_the_weights_change(tmp_path, start):
     settings = ("callbacks.stability.max_nonfinite_steps=2", "callbacks.checkpoint.every_steps=1")
     fault = Fault("multiply", (3, 4), factor=NAN)  # the next ones are fine, and must not be taken either

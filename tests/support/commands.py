@@ -1,4 +1,4 @@
-"""Whole runs as a user starts them: by command, in their own processes, small enough for a CPU."""
+"""Commands as a user types them, in their own processes."""
 
 import os
 import subprocess
@@ -6,33 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 ROOT = Path(__file__).parents[2]
-TINY = (
-    "data.num_workers=0",
-    "trainer.accelerator=cpu",
-    "trainer.precision=32-true",
-    "trainer.max_epochs=1",
-    "trainer.max_steps=2",
-    "trainer.log_every_steps=1",
-    "model.embed_dim=16",
-    "model.head_dim=8",
-    "global_batch_size=8",
-    "batch_size=4",
-    "schedule.warmup_epochs=0",
-    "callbacks.reconstructions.num_images=1",
-)
-
-
-def tiny_images(root: Path, count: int = 32) -> Path:
-    """A folder of random pictures."""
-    rng = np.random.default_rng(0)
-    root.mkdir(parents=True)
-    for index in range(count):
-        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(root / f"{index:03d}.png")
-    return root
 
 
 def environment(**changes: str) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 import io
 import tarfile
+from collections.abc import Iterable
+from pathlib import Path
 
 from made_images import image_bytes, make_pixels
 
 
-def tar(path, files):
+def tar(path: Path, files: Iterable[tuple[str, bytes | str | None]]) -> Path:
     """Each file is (name, bytes), (name, "target") for a link, or (name, None) for a folder."""
     with tarfile.open(path, "w") as out:
         for name, data in files:
@@ -23,5 +25,5 @@ def tar(path, files):
     return path
 
 
-def jpeg(number):
+def jpeg(number: int) -> bytes:
     return image_bytes(make_pixels(number, 32, 40))

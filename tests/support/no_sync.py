@@ -1,5 +1,7 @@
 """What makes a GPU wait, detected on any device."""
 
+from typing import Any
+
 from torch.utils._python_dispatch import TorchDispatchMode
 
 WAITING = (
@@ -11,9 +13,9 @@ WAITING = (
 )
 
 
-class NoSync(TorchDispatchMode):
+class NoSync(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Fails on reading a value, and on shapes that depend on values."""
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert func.name() not in WAITING, func.name()
         return func(*args, **(kwargs or {}))

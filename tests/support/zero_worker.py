@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 
@@ -22,7 +23,7 @@ import finetune.run
 import pretrain.run
 from finetune.config import FinetuneConfig
 from pretrain.config import PretrainConfig
-from swinmim import door
+from swinmim.composition import check
 from swinmim.errors import UserError
 from swinmim.training import execute
 from swinmim.training.strategies import build, zero
@@ -33,15 +34,15 @@ deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 class CPUZeroStrategy(zero.ZeroStrategy):
-    def setup_environment(self):
+    def setup_environment(self) -> None:
         super(DeepSpeedStrategy, self).setup_environment()
 
-    def setup_distributed(self):
+    def setup_distributed(self) -> None:
         reset_seed()
         self.set_world_ranks()
         self._init_deepspeed_distributed()
 
-    def _setup_model_and_optimizer(self, model, optimizer, lr_scheduler=None):
+    def _setup_model_and_optimizer(self, model: Any, optimizer: Any, lr_scheduler: Any = None) -> tuple[Any, Any]:
         engine, optimizer, _, _ = deepspeed.initialize(
             config=self.config,
             model=model,
@@ -55,18 +56,19 @@ class CPUZeroStrategy(zero.ZeroStrategy):
 
 def use_cpu() -> None:
     """From now on runs of this process take DeepSpeed on CPUs."""
-    build.ZeroStrategy = CPUZeroStrategy
+    build.ZeroStrategy = CPUZeroStrategy  # type: ignore[attr-defined, misc]
     execute.check_world = lambda *_: None
 
 
 def main(jobs: list[list[str]]) -> None:
     use_cpu()
     for command, *arguments in jobs:
-        schema, run = {
+        doors: dict[str, tuple[Any, Any]] = {
             "pretrain": (PretrainConfig, pretrain.run.run),
             "finetune": (FinetuneConfig, finetune.run.run),
-        }[command]
-        config = door.check(command, schema, arguments)
+        }
+        schema, run = doors[command]
+        config = check(command, schema, arguments)
         output_dir = Path(config.output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
         try:

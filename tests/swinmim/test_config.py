@@ -13,9 +13,9 @@ from finetune.run import build_encoder
 from pretrain.config import PretrainConfig
 from pretrain.run import build_model
 from swinmim import door
-from swinmim.config import CONF_DIR, load, schema
-from swinmim.door import check
-from swinmim.errors import ConfigError
+from swinmim.composition import check
+from swinmim.config import CONF_DIR, config_errors, load, schema
+from swinmim.errors import ConfigError, UserError
 from swinmim.memory import GIB, training_bytes
 from swinmim.models.architecture import get_architecture
 from swinmim.optim.schedules import lr_factor, peak_lr
@@ -174,6 +174,62 @@ def test_memory_needed_by_g_is_the_papers():
     assert training_bytes(2_997_844_000) / GIB == pytest.approx(44.7, abs=0.1)
 
 
+def test_an_error_of_torch_is_no_mistake_of_the_user():
+    with pytest.raises(ValueError, match="optimizer got an empty parameter list") as caught, config_errors():
+        torch.optim.AdamW([])
+    assert not isinstance(caught.value, UserError)
+    with pytest.raises(ConfigError, match=r"Unknown model 'swinv2_tt'\. Did you mean 'swinv2_t'"), config_errors():
+        get_architecture("swinv2_tt")
+
+
+@pytest.fixture
+def own_conf(tmp_path):
+    """A conf directory of the user: experiments without a header, with one, and two mistakes."""
+    folder = tmp_path / "it's my conf" / "experiment"
+    folder.mkdir(parents=True)
+    for name, text in {
+        "mine": "resolution: 64",
+        "tuned": "#command: python -m finetune experiment=tuned ckpt=RUN\nresolution: 96",
+        "demo": "resolution: 64",
+    }.items():
+        (folder / f"{name}.yaml").write_text(f"# @package _global_\n{text}\n")
+    (folder / "below.yaml").write_text("resolution: 64\n")
+    return folder.parent
+
+
+def test_experiments_of_ones_own(own_conf):
+    with_mine = ["experiment=mine", "data.path=x"]
+    assert check("pretrain", PretrainConfig, with_mine, config_dir=own_conf).resolution == 64
+    fine = check("finetune", FinetuneConfig, [*with_mine, "ckpt=RUN"], config_dir=own_conf)
+    assert fine.resolution == 64
+    tuned = ["experiment=tuned", "data.path=x", "ckpt=RUN"]
+    assert check("finetune", FinetuneConfig, tuned, config_dir=own_conf).resolution == 96
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "mien",
+            r"unknown experiment 'mien'\. Did you mean 'mine'\? Known: cifar10_mim, .*swinv2_t_mim, below, .*mine\.",
+        ),
+        ("tuned", "It belongs to: python -m finetune experiment=tuned ckpt=RUN"),
+        ("below", r"the file of experiment=below must begin with the line '# @package _global_'\.$"),
+        ("demo", r"demo\.yaml would not be read: the program has its own experiment=demo\. Give it another name"),
+    ],
+)
+def test_mistakes_in_a_conf_directory_of_ones_own(own_conf, name, message):
+    with pytest.raises(ConfigError, match=message):
+        check("pretrain", PretrainConfig, [f"experiment={name}", "data.path=x"], config_dir=own_conf)
+
+
+def test_a_conf_directory_without_groups_is_named(own_conf):
+    with pytest.raises(ConfigError, match=r"nowhere is no directory\. Your file belongs to DIR/experiment/NAME\.yaml"):
+        check("pretrain", PretrainConfig, ["data.path=x"], config_dir=own_conf / "nowhere")
+    with pytest.raises(ConfigError, match="holds none of the folders augment, callbacks, data, debug, experiment"):
+        check("pretrain", PretrainConfig, ["data.path=x"], config_dir=own_conf / "experiment")
+
+
 def cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", *arguments], cwd=cwd, capture_output=True, text=True, check=False)
 
@@ -203,6 +259,15 @@ def test_cfg_job_prints_the_recipe_of_g(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "warmup_steps: 30000" in result.stdout
     assert "global_batch_size: 9216" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("door", ["pretrain", "finetune"])
+def test_both_doors_take_a_conf_directory_from_anywhere(own_conf, door):
+    flags = ["--config-dir", own_conf.name, "experiment=mine", "--cfg", "job"]
+    result = cli(door, *flags, cwd=own_conf.parent)
+    assert result.returncode == 0, result.stderr
+    assert "resolution: 64" in result.stdout
 
 
 @pytest.mark.slow

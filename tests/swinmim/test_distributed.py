@@ -4,7 +4,7 @@ import multiprocessing
 import os
 
 import pytest
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from swinmim import distributed
 

@@ -2,15 +2,15 @@
 
 import os
 import re
-import shutil
 import stat
 import sys
+from pathlib import Path
 
 import pytest
 
 from pretrain.config import PretrainConfig
 from swinmim import door
-from swinmim.config import CONF_DIR
+from swinmim.composition import check
 from swinmim.errors import ConfigError
 from swinmim.security import split_arguments, tighten_umask
 from swinmim.urls import holds_password
@@ -61,8 +61,8 @@ def test_settings_of_hydra_that_name_code_are_refused(knock, arguments):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--config-dir", "/tmp", "-m"],
-        ["--config-dir=/tmp", "--config-name=evil"],
+        ["--config-path", "/tmp", "-m"],
+        ["--config-name=evil", "--config-dir=/tmp"],
         ["-cp", "/tmp"],
         ["--config-d", "/tmp"],  # argparse would complete it
         ["--experimental-rerun", "config.pickle"],
@@ -108,8 +108,7 @@ def test_targets_in_our_own_settings_are_no_settings(knock, override, message):
     ],
 )
 def test_hostile_experiment_files_are_refused(knock, evil, content, message, arguments):
-    evil(content)
-    printed = knock(*arguments)
+    printed = knock(*evil(content), *arguments)
     assert message in printed
     assert "very-secret" not in printed
 
@@ -123,24 +122,42 @@ def test_hostile_experiment_files_are_refused(knock, evil, content, message, arg
 )
 def test_experiment_files_with_targets_and_secrets_do_not_load(knock, evil, monkeypatch, content, message):
     monkeypatch.setenv("SOME_TOKEN", "very-secret")
-    evil(content)
-    printed = knock("experiment=evil")
+    printed = knock(*evil(content), "experiment=evil")
     assert message in printed
     assert "very-secret" not in printed
 
 
 @pytest.fixture
-def evil(tmp_path_factory, monkeypatch):
-    """Write conf/experiment/evil.yaml into a copy of conf/ that the door uses."""
+def evil(tmp_path_factory):
+    """Write experiment/evil.yaml into a conf directory of its own; gives the arguments that name the directory."""
 
-    def write(content: str) -> None:
-        conf = tmp_path_factory.mktemp("made") / "conf"
-        shutil.copytree(CONF_DIR, conf)
-        header = "# @package _global_\n# Command: python -m pretrain experiment=evil\n"
-        (conf / "experiment" / "evil.yaml").write_text(f"{header}{content}\n")
-        monkeypatch.setattr(door, "CONF_DIR", conf)
+    def write(content: str) -> list[str]:
+        conf = tmp_path_factory.mktemp("made")
+        (conf / "experiment").mkdir()
+        (conf / "experiment" / "evil.yaml").write_text(f"# @package _global_\n{content}\n")
+        return ["--config-dir", str(conf)]
 
     return write
+
+
+@pytest.mark.parametrize("name", ["hydra/launcher/basic", "hydra/launcher/evil", "hydra/config"])
+def test_a_conf_directory_with_settings_of_hydra_is_refused(knock, tmp_path_factory, name):
+    conf = tmp_path_factory.mktemp("made")
+    path = conf / f"{name}.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"# @package _global_\nhydra:\n  callbacks:\n    x: {TOUCH}\n")
+    for flags in ([], ["-m"], ["--help"]):
+        assert "hydra: Hydra's own settings can name code to run" in knock("--config-dir", str(conf), *flags)
+
+
+def test_a_conf_directory_cannot_replace_the_root_config(knock, evil):
+    flags = evil("data:\n  path: ???")
+    (Path(flags[1]) / "pretrain.yaml").write_text(f"hydra:\n  callbacks:\n    x: {TOUCH}\n")
+    assert "data.path: a value is required" in knock(*flags, "experiment=evil")
+
+
+def test_files_that_move_the_search_path_are_refused(knock, evil):
+    assert "hydra.searchpath" in knock(*evil("hydra:\n  searchpath: [file:///tmp]"), "experiment=evil")
 
 
 @pytest.mark.parametrize(
@@ -171,14 +188,14 @@ def test_other_addresses_hold_no_password(text):
 
 
 def test_arguments_of_flags_are_no_overrides():
-    flags, overrides, problems = split_arguments(["-c", "job", "seed=1", "--cfg=hydra", "-m"])
-    assert (flags, overrides, problems) == (["-c", "--cfg", "-m"], ["seed=1"], [])
+    found = split_arguments(["-c", "job", "seed=1", "--cfg=hydra", "-m", "--config-dir", "conf"])
+    assert found == (["-c", "--cfg", "-m"], ["seed=1"], Path("conf").absolute(), [])
 
 
 def test_what_lightning_gives_its_children_is_accepted(monkeypatch):
     monkeypatch.setenv(door.STARTED, "x")
     child = ['hydra.run.dir="/a b/c"', "hydra.job.name=train_ddp_process_1", "hydra.output_subdir=null"]
-    assert door.check("pretrain", PretrainConfig, ["data.path=x", *child]).data.path == "x"
+    assert check("pretrain", PretrainConfig, ["data.path=x", *child]).data.path == "x"
 
 
 def test_umask_is_only_ever_tightened(tmp_path):
@@ -196,4 +213,4 @@ def test_umask_is_only_ever_tightened(tmp_path):
 
 def test_interpolation_that_leads_nowhere_is_one_of_the_problems():
     with pytest.raises(ConfigError, match=r"ckpt: Interpolation key 'nope' not found"):
-        door.check("pretrain", PretrainConfig, ["ckpt=${nope}", "data.path=x"])
+        check("pretrain", PretrainConfig, ["ckpt=${nope}", "data.path=x"])

@@ -1,8 +1,9 @@
-"""From open sets to batches; the only room of `data` with torch.
+"""From a set of samples to batches, in an order that can be sought. The only room of `data` with torch.
 
-module: the Lightning data modules, indexed or streamed; position: where a run is in its order, and its resume
-sampler, ahead: which samples come next, fetched before they are due
-loader, dataset: the DataLoader, and what runs in its processes; batch: what comes out, and the settings
-stream: tars without an index; damage: how much of it a run bears
-views: crops, colour and flips of images and targets; normalise: what follows on the device; stats: mean and deviation
+module        the data modules of Lightning                            position      their state, and seeking it
+sampler       which samples this process loads next                    dataset       places in the order -> a batch
+loader        the DataLoader; names what a dead worker was reading     stream        tars without an index
+views         crops and colours, image by image, on the CPU            normalise     flip and normalise, on the device
+batch         the dict that leaves the loader                          ahead         fetches what is needed next
+damage        counts what could not be used, over ranks                stats         mean and deviation
 """

@@ -1,4 +1,4 @@
-"""Write a shard set: python -m data.write SOURCE DESTINATION (see docs/data.md, or --help)
+"""Write a shard set: python -m data.write SOURCE DESTINATION (see docs/data_making.md, or --help)
 
 Everything is planned before the first file is read: a sorted listing, a seeded shuffle, and which sample goes into
 which shard under which key. Several processes then encode the images, and this one writes them in the planned order,

@@ -10,7 +10,6 @@ config.json is left out where timm cannot express the encoder (main-branch norms
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import os
 import re
@@ -41,6 +40,7 @@ from swinmim.checkpoint.manifest import (
 from swinmim.checkpoint.timm_config import timm_config, timm_obstacle
 from swinmim.errors import CheckpointError
 from swinmim.models.attention import Attention
+from swinmim.models.errors import nearest
 from swinmim.models.position_bias import POSITION_BIASES, PositionBias
 from swinmim.models.recompute import Recompute
 from swinmim.models.swinv2 import Architecture, SwinV2
@@ -206,9 +206,7 @@ def find_encoder_folder(path: str | Path) -> Path:
 def _manifest(encoder: SwinV2, history: Mapping[str, Any]) -> Manifest:
     for key in history:
         if key not in HISTORY:
-            close = difflib.get_close_matches(key, HISTORY, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise CheckpointError(f"The manifest takes {', '.join(HISTORY)}; got {key!r}.{hint}")
+            raise CheckpointError(f"The manifest takes {', '.join(HISTORY)}; got {key!r}.{nearest(key, HISTORY)}")
     given = dict(history)
     rgb = encoder.in_chans == len(IMAGENET_MEAN)
     for key, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from dataclasses import dataclass
+
+from swinmim.models.errors import ModelError, nearest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """What fixes the parameters of a SwinV2, apart from its resolution.
 
-    Stage s works with embed_dim * 2^s channels on a grid 2^s times coarser than the patches. Raises ValueError for
+    Stage s works with embed_dim * 2^s channels on a grid 2^s times coarser than the patches. Raises ModelError for
     values that cannot be built.
     """
 
@@ -33,18 +34,18 @@ class Architecture:
     def __post_init__(self) -> None:
         object.__setattr__(self, "depths", tuple(self.depths))
         if not self.depths or min(self.depths) < 1:
-            raise ValueError(f"{self.name}: depths needs at least one stage of at least one block; got {self.depths}.")
+            raise ModelError(f"{self.name}: depths needs at least one stage of at least one block; got {self.depths}.")
         for field in ("embed_dim", "head_dim", "patch_size", "window_ratio", "in_chans"):
             if getattr(self, field) < 1:
-                raise ValueError(f"{self.name}: {field} is at least 1; got {getattr(self, field)}.")
+                raise ModelError(f"{self.name}: {field} is at least 1; got {getattr(self, field)}.")
         if self.extra_norm_every < 0 or self.mlp_ratio <= 0:
-            raise ValueError(
+            raise ModelError(
                 f"{self.name}: extra_norm_every is at least 0 and mlp_ratio above 0; "
                 f"got {self.extra_norm_every} and {self.mlp_ratio}."
             )
         if self.embed_dim % self.head_dim:
             near = max(self.head_dim, round(self.embed_dim / self.head_dim) * self.head_dim)
-            raise ValueError(
+            raise ModelError(
                 f"{self.name}: embed_dim must be a multiple of head_dim; got {self.embed_dim} and {self.head_dim}. "
                 f"Nearest embed_dim: {near}."
             )
@@ -106,16 +107,11 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def get_architecture(name: str, **overrides: object) -> Architecture:
-    """The architecture of this name, with some fields replaced. Raises ValueError for an unknown name or field."""
+    """The architecture of this name, with some fields replaced. Raises ModelError for an unknown name or field."""
     if name not in ARCHITECTURES:
-        raise ValueError(f"Unknown model {name!r}.{_nearest(name, ARCHITECTURES)} Known: {', '.join(ARCHITECTURES)}.")
+        raise ModelError(f"Unknown model {name!r}.{nearest(name, ARCHITECTURES)} Known: {', '.join(ARCHITECTURES)}.")
     fields = [f.name for f in dataclasses.fields(Architecture) if f.name != "name"]
     for key in overrides:
         if key not in fields:
-            raise ValueError(f"Unknown model option {key!r}.{_nearest(key, fields)} Known: {', '.join(fields)}.")
+            raise ModelError(f"Unknown model option {key!r}.{nearest(key, fields)} Known: {', '.join(fields)}.")
     return dataclasses.replace(ARCHITECTURES[name], **overrides)  # type: ignore[arg-type]
-
-
-def _nearest(word: str, known: object) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)  # type: ignore[call-overload]
-    return f" Did you mean {close[0]!r}?" if close else ""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from swinmim.models.architecture import ARCHITECTURES, Architecture, get_architecture
 from swinmim.models.attention import ATTENTIONS, Attention, WindowAttention, under_autocast
+from swinmim.models.errors import ModelError
 from swinmim.models.init import init_weights
 from swinmim.models.position_bias import POSITION_BIASES, PositionBias, relative_coords, relative_position_index
 from swinmim.models.recompute import RECOMPUTES, Recompute, run
@@ -50,7 +51,7 @@ class SwinV2(nn.Module):
     attention: the core of window attention, see `choose_core`.
     chunk: windows at a time, for the chunked core; one number, or one per stage with 0 for no wish of its own.
 
-    Raises ValueError for a size that does not fit (with the nearest that do) and for unknown options.
+    Raises ModelError for a size that does not fit (with the nearest that do) and for unknown options.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class SwinV2(nn.Module):
         _check_choice("position_bias", position_bias, POSITION_BIASES)
         _check_choice("attention", attention, ATTENTIONS)
         if not 0.0 <= drop_path < 1.0:
-            raise ValueError(f"drop_path is a rate from 0 up to, not including, 1; got {drop_path}.")
+            raise ModelError(f"drop_path is a rate from 0 up to, not including, 1; got {drop_path}.")
         self.architecture = architecture
         self.resolution, self.stages = _fit(architecture, resolution, window, pad)
         self.pretrained_windows = _pretrained_windows(pretrained_windows, self.stages)
@@ -128,7 +129,7 @@ class SwinV2(nn.Module):
         """Take images of another resolution from now on, in place. No weight changes.
 
         The windows follow the resolution (or `window`); `pretrained_windows` stays, so that the bias at offsets the
-        old window had is unchanged and larger offsets extrapolate (paper section 3.3). Raises ValueError, leaving the
+        old window had is unchanged and larger offsets extrapolate (paper section 3.3). Raises ModelError, leaving the
         model as it was, for a size that does not fit.
 
         pad: no size is refused, for dense tasks. Zeros below and to the right fill the image up to whole patches, a
@@ -158,7 +159,7 @@ class SwinV2(nn.Module):
         """Patch tokens, normalised: (B, in_chans, H, W) -> (B, H / patch, W / patch, C_1), rounded up."""
         expected = (self.in_chans, *self.resolution)
         if tuple(images_BCHW.shape[1:]) != expected:
-            raise ValueError(
+            raise ModelError(
                 f"The encoder is set to images of shape (B, {self.in_chans}, {self.resolution[0]}, "
                 f"{self.resolution[1]}); got {tuple(images_BCHW.shape)}. "
                 "Call resize(resolution) for another size (with pad=True for any), or build it with another in_chans."
@@ -392,7 +393,7 @@ def create_encoder(name: str, *, resolution: int | Sequence[int] = 192, in_chans
     """A SwinV2 with random weights: swinv2_t, s, b, l, h, g, or swinv2_demo (for 32 px images).
 
     resolution: pixels, one int or (H, W). options: those of `SwinV2` (window, drop_path, ...) and, to change the
-    architecture, fields of `Architecture` (embed_dim, depths, head_dim, ...). Raises ValueError for an unknown name
+    architecture, fields of `Architecture` (embed_dim, depths, head_dim, ...). Raises ModelError for an unknown name
     or option (with the nearest known one) and for a resolution that does not fit.
     """
     of_model = [p for p in inspect.signature(SwinV2.__init__).parameters if p not in ("self", "architecture")]
@@ -430,7 +431,7 @@ def _pretrained_windows(given: Sequence[int | Sequence[int]] | None, stages: Seq
         return tuple(stage.window for stage in stages)
     windows = tuple(as_pair(window) for window in given)
     if len(windows) != len(stages) or any(min(window) < 1 for window in windows):
-        raise ValueError(
+        raise ModelError(
             f"pretrained_windows has one window of at least 1 token for each of the {len(stages)} stages; got {given}. "
             'For coordinates without a pretrained window (0 elsewhere) use position_bias="log_renormalised".'
         )
@@ -440,7 +441,7 @@ def _pretrained_windows(given: Sequence[int | Sequence[int]] | None, stages: Seq
 def _recompute(given: Recompute | Sequence[Recompute], num_stages: int) -> tuple[Recompute, ...]:
     policies = (given,) * num_stages if isinstance(given, str) else tuple(given)
     if len(policies) != num_stages:
-        raise ValueError(f"recompute is one policy, or one for each of the {num_stages} stages; got {given}.")
+        raise ModelError(f"recompute is one policy, or one for each of the {num_stages} stages; got {given}.")
     for policy in policies:
         _check_choice("recompute", policy, RECOMPUTES)
     return policies
@@ -451,15 +452,15 @@ def _chunks(given: int | Sequence[int] | None, attention: Attention, num_stages:
         return (None,) * num_stages
     chunks = (given,) * num_stages if isinstance(given, int) else tuple(given)
     if len(chunks) != num_stages or any(chunk < 0 for chunk in chunks) or not any(chunks):
-        raise ValueError(
+        raise ModelError(
             f"chunk is a number of windows from 1, or one for each of the {num_stages} stages (0: as the core likes); "
             f"got {given}."
         )
     if attention not in ("auto", "chunked"):
-        raise ValueError(f"chunk is for the chunked core; got chunk={given} with attention={attention!r}. Drop one.")
+        raise ModelError(f"chunk is for the chunked core; got chunk={given} with attention={attention!r}. Drop one.")
     return tuple(chunk or None for chunk in chunks)
 
 
 def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
-        raise ValueError(f"{option} is one of {', '.join(choices)}; got {value!r}.")
+        raise ModelError(f"{option} is one of {', '.join(choices)}; got {value!r}.")

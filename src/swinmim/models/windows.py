@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from swinmim.models.errors import ModelError
+
 Pair = tuple[int, int]
 
 
@@ -46,12 +48,12 @@ class StageWindow:
 
 
 def as_pair(value: int | Sequence[int]) -> Pair:
-    """An int for both axes, or (height, width). Raises ValueError for anything else."""
+    """An int for both axes, or (height, width). Raises ModelError for anything else."""
     if isinstance(value, int):
         return value, value
     if isinstance(value, Sequence) and len(value) == 2 and all(isinstance(v, int) for v in value):
         return value[0], value[1]
-    raise ValueError(f"A size is one integer or a (height, width) pair of integers; got {value!r}.")
+    raise ModelError(f"A size is one integer or a (height, width) pair of integers; got {value!r}.")
 
 
 def stage_windows(
@@ -66,7 +68,7 @@ def stage_windows(
     """Grid, window and shift of every stage at `resolution` (pixels).
 
     The window is resolution / window_ratio on each axis (192 / 16 = 12) unless `window` (tokens) is given. Legal is a
-    resolution at which each stage's grid is whole and a multiple of its window. Raises ValueError with the table of
+    resolution at which each stage's grid is whole and a multiple of its window. Raises ModelError with the table of
     stages and the nearest legal resolutions otherwise.
 
     pad: every resolution is legal; grids and the window are rounded up, see `StageWindow.padded`. Nothing changes for
@@ -74,13 +76,13 @@ def stage_windows(
     """
     size = as_pair(resolution)
     if min(size) < 1:
-        raise ValueError(f"A resolution is at least 1 pixel on each axis; got {_show(size)}.")
+        raise ModelError(f"A resolution is at least 1 pixel on each axis; got {_show(size)}.")
     wished = (None, None) if window is None else as_pair(window)
     if window is not None and min(as_pair(window)) < 1:
-        raise ValueError(f"A window is at least 1 token on each axis; got {_show(as_pair(window))}.")
+        raise ModelError(f"A window is at least 1 token on each axis; got {_show(as_pair(window))}.")
     axes = [_Axis(patch_size, num_stages, window_ratio, w) for w in wished]
     if not pad and any(axis.problem(s) for axis, s in zip(axes, size, strict=True)):
-        raise ValueError(_misfit(size, axes))
+        raise ModelError(_misfit(size, axes))
     grids, windows = ([axis.rows(s)[i] for axis, s in zip(axes, size, strict=True)] for i in (0, 1))
     stages = []
     for s in range(num_stages):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from swinmim.config import schema
+from swinmim.errors import ConfigError
 
 
 @schema
@@ -60,11 +61,11 @@ def lr_factor(
         A function step -> factor, exact at every step, so that a resumed run needs no state.
 
     Raises:
-        ValueError: the warm-up is not shorter than the run, or a milestone lies beyond its end.
+        ConfigError: the warm-up is not shorter than the run, or a milestone lies beyond its end.
     """
     warm = warmup_steps(config, steps_per_epoch)
     if warm >= total_steps:
-        raise ValueError(
+        raise ConfigError(
             f"the warm-up ({warm} steps) must be shorter than the run ({total_steps} steps of "
             f"{steps_per_epoch} an epoch). Train longer (trainer.max_epochs) or "
             "shorten it (schedule.warmup_epochs or schedule.warmup_steps)."
@@ -72,7 +73,7 @@ def lr_factor(
     start, floor = config.warmup_lr / base_lr, config.min_lr / base_lr
     milestones = [round(epoch * steps_per_epoch) for epoch in config.milestones]
     if milestones and milestones[-1] >= total_steps:
-        raise ValueError(
+        raise ConfigError(
             f"schedule.milestones {list(config.milestones)} lie beyond the run of "
             f"{total_steps / steps_per_epoch:g} epochs. "
             "Train longer (trainer.max_epochs), move them, or choose schedule=cosine."

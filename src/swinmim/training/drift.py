@@ -5,8 +5,8 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 
-from swinmim.config import nearest
 from swinmim.errors import ConfigError
+from swinmim.models.errors import nearest
 
 log = logging.getLogger(__name__)
 

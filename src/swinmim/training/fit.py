@@ -10,7 +10,6 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from swinmim.checkpoint import io
-from swinmim.config import config_errors
 from swinmim.errors import CheckpointError, ConfigError
 from swinmim.optim.schedules import lr_factor
 from swinmim.tables import pairs
@@ -56,13 +55,12 @@ def make_plan(config: RunConfig, *, accumulation: int, num_samples: int) -> Plan
         max_epochs=config.trainer.max_epochs,
         max_steps=config.trainer.max_steps,
     )
-    with config_errors():
-        lr_factor(
-            config.schedule,
-            base_lr=config.optim.base_lr,
-            total_steps=plan.total_steps,
-            steps_per_epoch=plan.steps_per_epoch,
-        )
+    lr_factor(
+        config.schedule,
+        base_lr=config.optim.base_lr,
+        total_steps=plan.total_steps,
+        steps_per_epoch=plan.steps_per_epoch,
+    )
     return plan
 
 

@@ -4,6 +4,7 @@ import io
 import struct
 import time
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -365,8 +366,8 @@ def test_sixteen_bit_and_animated_pngs_are_not_copied_as_they_are():
 def test_quality_and_subsampling_are_those_asked_for():
     data = image_bytes(make_pixels(0, 128, 128), "PNG")
     for quality in (40, 95):
-        done = Image.open(io.BytesIO(encode(data, EncodeOptions(resize=64, quality=quality)).data))
-        reference = Image.open(io.BytesIO(image_bytes(Image.new("RGB", (64, 64)), quality=quality)))
+        done: Any = Image.open(io.BytesIO(encode(data, EncodeOptions(resize=64, quality=quality)).data))
+        reference: Any = Image.open(io.BytesIO(image_bytes(Image.new("RGB", (64, 64)), quality=quality)))
         assert done.quantization == reference.quantization
         assert [layer[1:3] for layer in done.layer] == [(2, 2), (1, 1), (1, 1)]
     grey = Image.open(io.BytesIO(encode(data, EncodeOptions(resize=64, quality=40, channels=1)).data))

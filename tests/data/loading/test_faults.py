@@ -116,6 +116,7 @@ def kill_and_resume(shard_dir, tmp_path, kills):
     assert seen == whole
 
 
+@pytest.mark.slow
 def test_killed_runs_go_on_with_other_processes(shard_dir, tmp_path):
     kill_and_resume(shard_dir, tmp_path, 5)
 
@@ -143,6 +144,7 @@ def test_a_worker_that_dies_names_the_sample(shards, monkeypatch, workers):
         list(data.train_dataloader())
 
 
+@pytest.mark.slow
 def test_a_second_notice_of_the_death_does_not_hide_the_sample(shards, monkeypatch):
     from data.loading.loader import BatchLoader
 
@@ -174,6 +176,7 @@ def limited(shard_dir, rank, rendezvous, results):
         results.put((rank, count, str(error)))
 
 
+@pytest.mark.slow
 def test_too_many_bad_images_on_one_rank_stop_both_at_the_same_batch(shard_dir, tmp_path, monkeypatch):
     from data.codecs.decode import DecodeError
     from data.loading import dataset

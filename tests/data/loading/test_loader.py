@@ -110,6 +110,7 @@ def test_the_batch_contract(shards):
     assert set(batch["index"].tolist()) <= set(data.train_indices.tolist())
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_batches(shards):
     per_worker = []
     for workers in (0, 2):

@@ -225,6 +225,7 @@ def rank_of_two(rank, folder, results):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.slow
 def test_all_ranks_stop_at_the_same_batch(tmp_path, shards):
     """Though only the shards of one are damaged."""
     good = shards.read(0).data

@@ -119,6 +119,7 @@ def spin():
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.slow
 def test_an_image_that_takes_for_ever_is_named(patched, monkeypatch, workers):
     monkeypatch.setattr(dataset, "_PATIENCE", 1)
     before = signal.signal(signal.SIGPROF, signal.SIG_IGN)  # whatever the trainer does with it
@@ -132,6 +133,7 @@ def test_an_image_that_takes_for_ever_is_named(patched, monkeypatch, workers):
         signal.signal(signal.SIGPROF, before)
 
 
+@pytest.mark.slow
 def test_a_suspended_run_goes_on(patched, monkeypatch):
     monkeypatch.setattr(dataset, "_PATIENCE", 0.5)
 
@@ -146,6 +148,7 @@ def test_a_suspended_run_goes_on(patched, monkeypatch):
     assert sorted(index for batch in batches for index in batch["index"].tolist()) == list(range(40))
 
 
+@pytest.mark.slow
 def test_a_slow_trainer_is_no_hanging_image(shards, monkeypatch):
     monkeypatch.setattr(dataset, "_PATIENCE", 1)
     seen = 0

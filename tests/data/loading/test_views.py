@@ -122,7 +122,7 @@ def test_hash_bits_are_uniform_independent_and_exact():
 )
 def test_crop_boxes_are_distributed_as_torchvisions(size, scale, ratio):
     """Two samples of 2000: the Kolmogorov-Smirnov distance of one in a thousand is 1.95 sqrt(2 / 2000) = 0.062."""
-    ours = np.array([crop_box(*size, seed, scale, ratio) for seed in SEEDS[:2000].tolist()])
+    ours = np.array([crop_box(*size, seed=seed, scale=scale, ratio=ratio) for seed in SEEDS[:2000].tolist()])
     torch.manual_seed(0)
     blank = torch.empty(1, *size)
     theirs = np.array([RandomResizedCrop.get_params(blank, scale, ratio) for _ in range(2000)])

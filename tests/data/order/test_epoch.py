@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,6 +78,7 @@ def test_ranks_share_an_epoch_without_repeats_and_leave_out_less_than_a_batch(
 
 @pytest.mark.filterwarnings("ignore:.*will create 4 worker processes")  # more than a small machine has cores
 @pytest.mark.parametrize(("world", "batch_size", "lanes"), [(1, 3, 1), (3, 1, 3), (3, 3, 1)])
+@pytest.mark.slow
 def test_any_number_of_workers_loads_the_same_batches(shards, monkeypatch, world, batch_size, lanes):
     """Bit for bit through the stock loader, with an odd global batch."""
     monkeypatch.setenv("WORLD_SIZE", str(world))
@@ -93,7 +95,8 @@ def test_any_number_of_workers_loads_the_same_batches(shards, monkeypatch, world
                 lanes=lanes,
                 num_workers=workers,
             )
-            runs.append([{name: value.tolist() for name, value in b.items()} for b in data.train_dataloader()])
+            batches: list[dict[str, Any]] = [dict(batch) for batch in data.train_dataloader()]
+            runs.append([{name: value.tolist() for name, value in batch.items()} for batch in batches])
         assert len(runs[0]) == 4 * 9 // (world * batch_size)
         assert runs[1:] == runs[:1] * 3
 

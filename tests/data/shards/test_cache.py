@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from file_servers import file_server
 from made_loaders import shard_data
+from servers import file_server
 
 from data.order.epoch import EpochOrder
 from data.shards.cache import open_remote
@@ -98,6 +98,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_was_downloading_is_removed(server, shards, tmp_path, request):
     size = max(shard.bytes for shard in shards.shards)
     server.faults = {"train-000000.tar": ["stuck"]}

@@ -59,6 +59,7 @@ def test_the_order_of_a_mixture_is_pure_and_fair(lanes):
     assert len({n for batch in batches[:6] for n in batch.tolist() if n >= 30}) == 12
 
 
+@pytest.mark.slow
 def test_batches_of_a_mixture(mixed):
     settings = {"resolution": (16, 16), "seed": 0, "global_batch": 8}
     one = [b["index"].tolist() for b in shard_data(mixed, batch_size=8, **settings).train_dataloader()]

@@ -8,8 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from file_servers import file_server
-from object_stores import google_cloud, hugging_face
+from servers import file_server, google_cloud, hugging_face
 
 from data.shards.cache import open_remote
 from data.shards.local import ShardSet

@@ -5,8 +5,8 @@ import pytest
 from made_images import image_bytes, make_folder, make_pixels
 from made_tars import jpeg, tar
 
+from data.shards.archive import TarWriter
 from data.write import __main__ as commands
-from data.write import part
 from data.write.__main__ import main
 from data.write.writer import WriteOptions
 from swinmim.errors import ConfigError
@@ -41,7 +41,7 @@ def test_a_full_disk_keeps_what_is_done(folder, tmp_path, capsys, monkeypatch):
 
     out = [str(folder), str(tmp_path / "out"), "--shard-samples", "7", "--workers", "1"]
     with monkeypatch.context() as patch:
-        patch.setattr(part.TarWriter, "close", full)
+        patch.setattr(TarWriter, "close", full)
         assert main(out) == 3
     assert capsys.readouterr().err == (
         "error: No space left on device. The shards that are done are kept: make room and call again.\n"

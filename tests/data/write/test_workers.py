@@ -53,11 +53,13 @@ def test_images_and_reasons_come_in_the_order_of_asking(workers):
                 assert outcome == encode(source.load(position), OPTIONS)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_names_what_it_read():
     with pytest.raises(DataError, match=r"(?s)encoder process died.*\b77\.jpg.*--workers 1"):
         list(encoded(MadeSource.of(150, deadly=77), range(150), OPTIONS, 2))
 
 
+@pytest.mark.slow
 def test_a_consumer_that_stops_early_leaves_no_process_behind():
     images = encoded(MadeSource.of(150), range(150), OPTIONS, 2)
     next(images)

@@ -67,6 +67,7 @@ def mixed_folder(root):
     return root
 
 
+@pytest.mark.slow
 def test_the_same_bytes_for_any_number_of_encoders(tmp_path, monkeypatch):
     monkeypatch.setattr(encoders, "_CHUNK_IMAGES", 5)
     source = mixed_folder(tmp_path / "in")

@@ -97,7 +97,7 @@ def test_the_name_of_a_timm_model_says_its_geometry(tmp_path):
 def test_official_settings_do_not_stand_in_the_way(encoder, tmp_path, monkeypatch):
     """SimMIM's checkpoints hold the settings of the run as yacs objects."""
     yacs, config = ModuleType("yacs"), ModuleType("yacs.config")
-    config.CfgNode = type("CfgNode", (dict,), {"__module__": "yacs.config"})
+    vars(config)["CfgNode"] = type("CfgNode", (dict,), {"__module__": "yacs.config"})
     monkeypatch.setitem(sys.modules, "yacs", yacs)
     monkeypatch.setitem(sys.modules, "yacs.config", config)
     settings = config.CfgNode(DATA=config.CfgNode(IMG_SIZE=64))
@@ -235,6 +235,7 @@ def test_pickled_objects_are_not_run(tmp_path, capsys):
     assert "ran" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_script_ends_with_a_message(tmp_path):
     script = Path(__file__).parents[3] / "scripts" / "convert_weights.py"
     done = subprocess.run(

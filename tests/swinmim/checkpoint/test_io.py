@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -128,7 +129,7 @@ def test_newest_is_the_last_written_not_the_highest_step(tmp_path):
 def test_a_step_saved_again_can_be_found_at_every_moment(tmp_path, monkeypatch):
     folder = save(tmp_path, 3, b"first")
     seen = []
-    rename, rmtree = io.Path.rename, shutil.rmtree
+    rename, rmtree = Path.rename, shutil.rmtree
 
     def spy(act):
         def wrapped(*args, **kwargs):
@@ -139,7 +140,7 @@ def test_a_step_saved_again_can_be_found_at_every_moment(tmp_path, monkeypatch):
 
         return wrapped
 
-    monkeypatch.setattr(io.Path, "rename", spy(rename))
+    monkeypatch.setattr(Path, "rename", spy(rename))
     monkeypatch.setattr(shutil, "rmtree", spy(rmtree))
     save(tmp_path, 3, b"second")
     monkeypatch.undo()
@@ -212,7 +213,7 @@ def test_what_the_system_refuses_is_explained(tmp_path, monkeypatch, number, mes
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(io.os, "fsync", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(CheckpointError, match=message) as caught:
         draft.commit()
     assert caught.value.exit_code == 4

@@ -46,7 +46,7 @@ def assert_agree(found, expected, tolerance):
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("side", [(4, 4), (6, 6), (8, 8), (12, 12), (16, 16), (24, 24), (4, 6)])
 def test_cores_agree(core, side, shifted):
-    tensors, regions, grad = inputs(window(*side, shifted))
+    tensors, regions, grad = inputs(window(*side, shifted=shifted))
     expected = values_and_gradients(attend_reference, tensors, regions, grad)
     assert_agree(values_and_gradients(CORES[core], tensors, regions, grad), expected, 1e-5)
 

@@ -102,10 +102,10 @@ def test_equals_the_slow_loop(attention, images, slow):
     expected_maps, expected = slow
     for found, m in zip(maps, expected_maps, strict=True):
         assert (found - m).abs().max() <= 1e-10 * m.abs().max()
-    found = gradients(encoder, maps)
-    assert found.keys() == expected.keys()
+    ours = gradients(encoder, maps)
+    assert ours.keys() == expected.keys()
     for name, gradient in expected.items():
-        assert (found[name] - gradient).norm() <= 1e-10 * gradient.norm() + 1e-12, name
+        assert (ours[name] - gradient).norm() <= 1e-10 * gradient.norm() + 1e-12, name
 
 
 @pytest.mark.parametrize("attention", ["reference", "sdpa", "chunked"])
@@ -126,7 +126,9 @@ def test_bf16_and_recomputation(attention, images):
         rough = encoder(images.float())
         rough.sum().backward()
     assert (rough - exact).norm() <= 0.05 * exact.norm()
-    assert all(p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None)
+    gradients = [p.grad for p in encoder.parameters() if p.grad is not None]
+    assert len(gradients) == len(list(encoder.parameters()))
+    assert all(gradient.isfinite().all() for gradient in gradients)
 
 
 def test_an_odd_grid_is_merged_as_timm_does():

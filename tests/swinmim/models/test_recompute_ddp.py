@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from swinmim.models.swinv2 import SwinV2, create_encoder
@@ -43,7 +43,7 @@ def work(rank: int, folder: str) -> None:
 
 
 def test_gradients_are_those_of_none_and_of_one_process(tmp_path):
-    mp.spawn(work, (str(tmp_path),), nprocs=2)
+    spawn(work, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for core in CORES:
         alone = small(attention=core)

@@ -140,10 +140,12 @@ def test_sensitive_parts_stay_in_fp32(monkeypatch, attention):
 
     The chunked core computes all of it in fp32 on a CPU (test_attention.py compares the errors).
     """
+    import torch.nn.functional as functional
+
     import swinmim.models.attention as module
 
     seen = set()
-    core, softmax, normalize = getattr(module, f"attend_{attention}"), torch.Tensor.softmax, module.F.normalize
+    core, softmax, normalize = getattr(module, f"attend_{attention}"), torch.Tensor.softmax, functional.normalize
 
     def spy(qkv, scale, bias, *masks):
         seen.add((qkv.dtype, scale.dtype, bias.dtype))
@@ -159,7 +161,7 @@ def test_sensitive_parts_stay_in_fp32(monkeypatch, attention):
 
     monkeypatch.setattr(module, f"attend_{attention}", spy)
     monkeypatch.setattr(torch.Tensor, "softmax", softmax_spy)
-    monkeypatch.setattr(module.F, "normalize", normalize_spy)
+    monkeypatch.setattr(functional, "normalize", normalize_spy)
     expected = {(torch.bfloat16, torch.float32, torch.float32), torch.float32}
 
     encoder = awake(tiny(attention=attention))
@@ -240,6 +242,7 @@ print((kib("VmHWM") - before) * 1024 / size)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads the peak memory from Linux")
+@pytest.mark.slow
 def test_materialising_needs_the_memory_of_the_model_once():
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     assert 0.9 < float(done.stdout) < 1.3

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from swinmim.models.errors import ModelError
 from swinmim.models.windows import (
     StageWindow,
     as_pair,
@@ -72,14 +73,17 @@ def test_misfit_names_rule_and_nearest(resolution, window, nearest):
 
 
 def test_nearest_are_legal():
+    legal = set()
     for resolution in range(32, 300, 4):
         try:
             stage_windows(resolution, **FAMILY)
-        except ValueError as error:
+            legal.add(resolution)
+        except ModelError as error:
             below, above = str(error).rsplit("resolutions: ", 1)[1].rstrip(".").split(" and ")
             assert int(below) < resolution < int(above)
             stage_windows(int(below), **FAMILY)
             stage_windows(int(above), **FAMILY)
+    assert {64, 192, 256} <= legal < set(range(32, 300, 4))
 
 
 def test_a_ratio_that_never_fits_says_so():

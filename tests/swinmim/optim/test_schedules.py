@@ -5,6 +5,7 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
+from swinmim.errors import ConfigError
 from swinmim.optim.build import OptimConfig, build_optimizer
 from swinmim.optim.schedules import ScheduleConfig, lr_factor, peak_lr
 
@@ -84,9 +85,9 @@ def test_wrong_settings_are_named():
         ScheduleConfig(kind="cosine", warmup_epochs=1, warmup_steps=1)
     with pytest.raises(ValueError, match=r"milestones have no effect with kind=cosine"):
         ScheduleConfig(kind="cosine", warmup_epochs=1, milestones=(3,))
-    with pytest.raises(ValueError, match=r"warm-up \(100 steps\) must be shorter than the run \(50 steps"):
+    with pytest.raises(ConfigError, match=r"warm-up \(100 steps\) must be shorter than the run \(50 steps"):
         lr_factor(ScheduleConfig(kind="cosine", warmup_epochs=10), base_lr=1e-3, total_steps=50, steps_per_epoch=10)
-    with pytest.raises(ValueError, match=r"milestones .* lie beyond the run of 5 epochs"):
+    with pytest.raises(ConfigError, match=r"milestones .* lie beyond the run of 5 epochs"):
         lr_factor(
             ScheduleConfig(kind="multistep", warmup_epochs=1, milestones=(700,)),
             base_lr=1e-3,

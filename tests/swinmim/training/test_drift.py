@@ -8,6 +8,7 @@ import pytest
 from finetune.config import FinetuneConfig
 from pretrain.config import PretrainConfig
 from swinmim import door
+from swinmim.composition import check
 from swinmim.errors import ConfigError
 from swinmim.training.drift import ABSENT, FREE, check_drift, differences, is_free
 
@@ -150,7 +151,7 @@ def test_free_keys_exist_in_a_schema_and_are_documented(key):
 @pytest.mark.parametrize(("name", "schema_type"), [("pretrain", PretrainConfig), ("finetune", FinetuneConfig)])
 def test_real_settings_survive_the_file(name, schema_type, monkeypatch):
     monkeypatch.setenv(door.STARTED, "2026-01-01_00-00-00")
-    config = dataclasses.asdict(door.check(name, schema_type, ["ckpt=folder", "data.path=images"]))
+    config = dataclasses.asdict(check(name, schema_type, ["ckpt=folder", "data.path=images"]))
     assert differences(json.loads(json.dumps(config)), config) == {}
     assert config["allow_drift"] == ()
 

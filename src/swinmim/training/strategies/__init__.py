@@ -1,0 +1,4 @@
+"""How the work is spread over devices.
+
+build         settings -> a strategy               zero          DeepSpeed
+"""

@@ -77,6 +77,7 @@ def hub(behaviour, results):
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("behaviour", ["leaves", "dies"])
+@pytest.mark.slow
 def test_the_hub_tells_leaving_from_dying_and_hears_no_strangers(behaviour):
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
