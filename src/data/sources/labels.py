@@ -82,7 +82,7 @@ def label_targets(
     numbers = [tuple(sorted({number[text] for text in image})) for image in texts]
     target = {image: _target(image, len(classes)) for image in set(numbers)}
     mean = sum(map(len, numbers)) / len(numbers)
-    return classes, [target[image] for image in numbers], f"{mean:.3g} labels an image"
+    return classes, [target[image] for image in numbers], f"{mean:.2f} labels an image"
 
 
 def _target(numbers: Sequence[int], classes: int) -> str:

@@ -78,7 +78,7 @@ def describe(shards: ShardSet) -> str:
         f"manifest  sha256 {shards.fingerprint}",
     ]
     if shards.target:
-        mean = f", {_labels_an_image(shards):.3g} an image" if shards.target == "labels" else ""
+        mean = f", {_labels_an_image(shards):.2f} an image" if shards.target == "labels" else ""
         lines.append(f"target    {shards.target} of {len(shards.classes)}{mean}")
     elif shards.classes:
         counts = np.bincount(shards.labels[shards.labels >= 0], minlength=len(shards.classes))

@@ -1,6 +1,6 @@
 import pytest
 
-from data.sources.labels import label_text, number_labels
+from data.sources.labels import label_targets, label_text, label_texts, number_labels
 from swinmim.errors import DataError
 
 
@@ -47,3 +47,32 @@ def test_texts():
     assert [label_text(value) for value in values] == ["a", "b", None, None, None, None, "3", "2.0", "True"]
     with pytest.raises(DataError, match=r"text or a number, got \[1, 2\]"):
         label_text([1, 2])
+
+
+def test_several_labels_of_an_image():
+    values = ["a| b |a", "|", "", None, 3, ["b", "a", None, "b"], [], (1, 2.0)]
+    found = [["a", "b"], [], [], [], ["3"], ["b", "a"], [], ["1", "2.0"]]
+    assert [label_texts(value) for value in values] == found
+    for value in ({"a": 1}, [["a"]]):
+        with pytest.raises(DataError, match="text or a number"):
+            label_texts(value)
+
+
+@pytest.mark.parametrize(
+    ("texts", "names", "classes", "targets", "said"),
+    [
+        ([["dog", "cat"], []], (), ("cat", "dog"), ["[0,1]", "[]"], "1.00 labels an image"),
+        ([["1", "01", "2"]], (), ("0", "1", "2"), ["[1,2]"], "2.00 labels an image"),
+        ([["1"], ["0"]], ("cat", "dog", "emu"), ("cat", "dog", "emu"), ["[1]", "[0]"], "1.00 labels an image"),
+        ([["1", "cat"]], (), ("1", "cat"), ["[0,1]"], "2.00 labels an image"),
+    ],
+)
+def test_targets_of_several_labels(texts, names, classes, targets, said):
+    assert label_targets(texts, "x", names) == (classes, targets, said)
+
+
+def test_several_labels_that_cannot_be_used():
+    with pytest.raises(DataError, match="Some image has a label; x is empty everywhere"):
+        label_targets([[], []], "x")
+    with pytest.raises(DataError, match="x has 3: it knows 3 class names"):
+        label_targets([["0", "3"]], "x", ("cat", "dog", "emu"))

@@ -73,6 +73,18 @@ def test_encoder_processes_do_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_packing_a_folder_loads_no_client_of_a_server(tmp_path):
+    make_folder(tmp_path / "in", 4)
+    code = (
+        "import sys; from data.open import open_source; open_source(sys.argv[1], sys.argv[2]);"
+        "clients = {'aiohttp', 'botocore', 'gcsfs', 's3fs', 'huggingface_hub', 'fsspec.implementations.http'};"
+        "print(clients & sys.modules.keys(), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "in"), str(tmp_path / "cache")]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True)
+    assert done.stderr == "set()\n"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [0.05, 1.0])  # while the processes start, and while they encode
 def test_an_interrupt_is_answered_once_and_without_a_stack_trace(tmp_path, after):
