@@ -50,11 +50,10 @@ class DataConfig:
     lanes: int = 1
     """Independent streams of shards, each with an equal part of every global batch; must divide global_batch_size, and
     is fixed for a run. A multiple of the number of processes lets each node fetch only its own part of a remote set."""
-    streaming: bool = False
-    """Pretraining: read path as WebDataset tars without an index (a directory, or URLs with {000..123}), in random
-    order with repetition. Such a run cannot be resumed exactly; python -m data.write index avoids it."""
     streaming_samples: int | None = None
-    """Images that count as an epoch when streaming."""
+    """Pretraining: read path as WebDataset tars without an index (a directory, or URLs with {000..123}), in random
+    order with repetition; so many images count as an epoch. Such a run cannot be resumed exactly; python -m data.write
+    index avoids it. null reads an indexed set."""
     num_workers: int
     max_bad_fraction: float
     """Share of undecodable images beyond which the run stops."""
@@ -68,14 +67,13 @@ class DataConfig:
             raise ValueError(f"max_bad_fraction must lie between 0 and 1, got {self.max_bad_fraction}")
         if self.cache_bytes < 1:
             raise ValueError(f"cache_bytes must be positive, got {self.cache_bytes}")
-        if self.streaming != (self.streaming_samples is not None):
-            raise ValueError("streaming=true and streaming_samples (the images of an epoch) go together")
-        if self.streaming and self.mix:
-            raise ValueError("mix needs indexed sets; it has no effect with streaming=true")
+        streaming = self.streaming_samples is not None
+        if streaming and self.mix:
+            raise ValueError("mix needs indexed sets; it has no effect with streaming_samples")
         if self.lanes < 1:
             raise ValueError(f"lanes must be at least 1, got {self.lanes}")
-        if self.streaming and self.lanes != 1:
-            raise ValueError("lanes divide the order of an indexed set; they have no effect with streaming=true")
+        if streaming and self.lanes != 1:
+            raise ValueError("lanes divide the order of an indexed set; they have no effect with streaming_samples")
         if isinstance(self.stats, tuple):
             mean, std = self.stats
             if not 0 < len(mean) == len(std):
@@ -99,5 +97,7 @@ class LabelledDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mix or self.streaming:
-            raise ValueError("mix and streaming are for pretraining; fine-tuning reads one labelled, indexed set")
+        if self.mix or self.streaming_samples is not None:
+            raise ValueError(
+                "mix and streaming_samples are for pretraining; fine-tuning reads one labelled, indexed set"
+            )

@@ -105,10 +105,12 @@ class FinetuneParts:
     def verdict(self, metrics: Mapping[str, float], output_dir: Path) -> str:
         """How good, where is the result, what comes next."""
         folder = output_dir / "encoder"
-        lines = [self.task.verdict(metrics)] if metrics else []
-        lines.append(f"model     {folder}")
-        lines.append(f"next      timm.create_model('local-dir:{folder}', pretrained=True)")
-        return "\n".join(lines)
+        lines = [
+            self.task.verdict(metrics),
+            f"model     {folder}",
+            f"next      timm.create_model('local-dir:{folder}', pretrained=True)",
+        ]
+        return "\n".join(filter(None, lines))
 
 
 def _targets(part: Part) -> Iterator[Any]:

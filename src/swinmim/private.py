@@ -69,7 +69,7 @@ def total_counters(progress: "_Progress") -> "_ProcessedTracker":
 def begin_anew(loop: "_FitLoop") -> None:
     """Let a loop and those in it forget that they were restored from a checkpoint (Lightning 2.6.6).
 
-    The fit loop's own `restarting` only reads; the setter of its base tells its children too.
+    Not the fit loop's own setter of `restarting`, which says True wherever steps are counted.
     """
     from lightning.pytorch.loops.loop import _Loop
 

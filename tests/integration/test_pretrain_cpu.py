@@ -87,7 +87,7 @@ def test_a_stream_trains_and_says_that_its_resume_is_not_exact(
     for file in tars.iterdir():
         if file.suffix != ".tar":
             file.unlink()
-    stream = (f"data.path={tars}", "data.streaming=true", "data.streaming_samples=128")
+    stream = (f"data.path={tars}", "data.streaming_samples=128")
     metrics = run_pretrain(tmp_path / "run", *stream, "trainer.max_epochs=1")
     assert "no resume will be exact" in caplog.text
     assert "val/recon_loss" not in metrics

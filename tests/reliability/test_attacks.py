@@ -241,7 +241,7 @@ def test_hostile_shards(tmp_path, images, how):
     if how == "indexed":
         prepare("index", folder)
     data = [f"data.path={folder}", f"data.cache_dir={tmp_path / 'run' / 'cache'}", "data.max_bad_fraction=0.9"]
-    data += ["data.streaming=true", "data.streaming_samples=32"] if how == "streamed" else []
+    data += ["data.streaming_samples=32"] if how == "streamed" else []
     command = [sys.executable, "-m", "pretrain", *TINY, *data, f"output_dir={tmp_path / 'run' / 'out'}"]
     measured(command, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == before | {"run", "log"}
@@ -265,7 +265,7 @@ def test_tars_with_names_that_leave_their_folder_are_refused(tmp_path, images, n
 
 def test_programs_are_no_source_of_data(start, tmp_path, canary):
     for path in (f"pipe:touch {canary}", f"pipe:touch {canary} &&"):
-        for streaming in ([], ["data.streaming=true", "data.streaming_samples=32"]):
+        for streaming in ([], ["data.streaming_samples=32"]):
             with pytest.raises(UserError, match="read over https"):
                 start(tmp_path / "run", f"data.path='{path}'", *streaming)
 

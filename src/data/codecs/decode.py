@@ -176,7 +176,7 @@ def full_header(data: bytes, max_pixels: int) -> JpegHeader:
         raise DecodeError(f"damaged header ({error})") from error
     if size != (image.height, image.width):
         raise DecodeError(f"damaged header ({image.width}x{image.height} or {size[1]}x{size[0]})")
-    return JpegHeader(*size, len(image.getbands()), "progressive" in image.info, orientation(image))
+    return JpegHeader(*size, len(image.getbands()), orientation(image))
 
 
 def decode_strictly(data: bytes, header: JpegHeader, channels: int) -> NDArray[np.uint8] | None:

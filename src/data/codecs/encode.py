@@ -65,13 +65,20 @@ class EncodeOptions:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The bytes to store, their suffix, and per channel the number, sum and sum of squares of pixel values."""
+    """The bytes to store, their suffix, and per channel the number, sum and sum of squares of pixel values.
+
+    shape, full_shape: (height, width) as stored, and upright before it was shrunk.
+    target: the bytes of the member beside it; empty where there is none.
+    """
 
     data: bytes
     suffix: str
     pixels: int
     total: tuple[int, ...]
     squares: tuple[int, ...]
+    shape: tuple[int, int]
+    full_shape: tuple[int, int]
+    target: bytes = b""
 
 
 def encode(data: bytes, options: EncodeOptions) -> Encoded:
@@ -88,11 +95,11 @@ def encode(data: bytes, options: EncodeOptions) -> Encoded:
     if len(data) > MAX_BYTES:
         raise DecodeError(f"{len(data)} bytes exceed the limit of {MAX_BYTES} for one image")
     if options.channels not in (1, 3) or options.bits == 16:
-        pixels = _shrunk_bands(
-            read_bands(data, options.channels, options.max_pixels, options.value_range, options.bits), options
-        )
-        return Encoded(npy_bytes(pixels), "npy", *moments(pixels))
+        full = read_bands(data, options.channels, options.max_pixels, options.value_range, options.bits)
+        pixels = _shrunk_bands(full, options)
+        return Encoded(npy_bytes(pixels), "npy", *moments(pixels), pixels.shape[:2], full.shape[:2])
     image, suffix, lossless = _open(data, options)
+    full_shape = image.height, image.width
     short = min(image.size)
     if options.resize is not None and short > options.resize:
         image, suffix, lossless = _shrunk(image, options.resize / short), None, False
@@ -101,7 +108,7 @@ def encode(data: bytes, options: EncodeOptions) -> Encoded:
         data = _compress(image, suffix, options.quality)
     else:
         data = _STRIPPED[suffix](data)
-    return Encoded(data, suffix, *moments(image))
+    return Encoded(data, suffix, *moments(image), (image.height, image.width), full_shape)
 
 
 _STRIPPED = {"jpg": stripped_jpeg, "png": stripped_png, "webp": stripped_webp}

@@ -23,7 +23,6 @@ class JpegHeader(NamedTuple):
     height: int
     width: int
     components: int
-    progressive: bool
     orientation: int
 
 
@@ -51,7 +50,7 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
                 return None
             height, width = struct.unpack_from(">HH", data, body + 1)
             known = orientation if orientation is not None else 0 if xmp else 1
-            frame = JpegHeader(height, width, data[body + 5], marker in (0xC2, 0xC6, 0xCA, 0xCE), known)
+            frame = JpegHeader(height, width, data[body + 5], known)
             later = _LATER.search(data, body)
             if later is None or later[0] == b"\xff\xda":
                 return frame

@@ -5,7 +5,6 @@ nothing collides and nothing is stale. A lock per shard lets one process fetch w
 node's first process fetches what the order needs next. Readers keep shards open, so evicting one never breaks them.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -17,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import Timeout
 
 from data.order.hashing import Ints
 from data.shards.archive import write_file
 from data.shards.local import ShardSet
+from data.shards.lock import shared_lock
 from data.shards.manifest import LARGEST, MANIFEST, Shard, read_manifest
 from data.shards.remote import FIRST_PAUSE, Remote, on_disk
 from data.shards.rows import index_size, read_indices
@@ -128,17 +129,13 @@ class ShardCache:
     @contextmanager
     def _lock(self, name: str, wait: bool = True) -> Iterator[bool]:
         """Hold a lock; False when another has it and `wait` is off. The file stays: another may be waiting for it."""
-        mine = False
-        with on_disk(self.folder):
-            file = os.open(self.folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        lock = shared_lock(self.folder / f"{name}.lock")
+        with on_disk(self.folder), suppress(Timeout):
+            lock.acquire(blocking=wait)
         try:
-            with suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-                mine = True
-            yield mine
+            yield lock.is_locked
         finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # a fork in another thread may have a copy of this file
-            os.close(file)
+            lock.release()
 
 
 class RemoteShardSet(ShardSet):
@@ -226,8 +223,7 @@ def open_remote(
     path = Path(cache_dir) / f"set-{hashlib.sha256(remote.url.encode() + b' ' + text).hexdigest()[:32]}"
     with on_disk(path):
         path.mkdir(exist_ok=True)
-        with open(path / "lock", "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with shared_lock(path / "lock"):
             write_file(path / MANIFEST, text)
             try:
                 manifest = read_manifest(path)[1]

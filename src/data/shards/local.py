@@ -13,11 +13,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from data.codecs.formats import SUFFIXES
 from data.order.epoch import EpochOrders
 from data.order.hashing import Ints
 from data.shards.archive import BLOCK
 from data.shards.manifest import Manifest, read_manifest
-from data.shards.rows import SUFFIXES, read_indices
+from data.shards.rows import read_indices
 from data.shards.set import Record
 from swinmim.errors import DataError
 

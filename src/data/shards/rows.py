@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.codecs.bands import MAX_BYTES, npy_head
+from data.codecs.formats import SUFFIXES
 from data.shards.archive import BLOCK
 from data.shards.manifest import TARGET_VERSION, VERSION, Manifest, Shard, listed
 from swinmim.errors import DataError
@@ -18,7 +19,6 @@ TARGET_INDEX = np.dtype([*INDEX.descr, ("target_offset", "<i8"), ("target_size",
 """Where targets lie beside the images: every sample has one."""
 ROWS = {VERSION: INDEX, TARGET_VERSION: TARGET_INDEX}
 """The rows of a set by the version of its manifest."""
-SUFFIXES = ("jpg", "png", "webp", "tif", "npy")
 
 
 def _head(samples: int, version: int) -> bytes:

@@ -43,7 +43,7 @@ class StreamSet:
         self.fingerprint = f"streaming {path}"
         self.fork_safe = not any(is_url(url) for url in self.urls)
         if is_main():
-            log.warning("data.streaming=true: images come in random order with repetition; no resume will be exact")
+            log.warning("data.streaming_samples: images come in random order with repetition; no resume will be exact")
         self.mean, self.std = self._measure()
 
     def __len__(self) -> int:

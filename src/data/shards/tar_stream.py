@@ -13,11 +13,10 @@ from typing import Any, BinaryIO, NamedTuple
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from data.codecs.formats import SUFFIX_NUMBERS
 from data.shards.archive import BLOCK
 from data.shards.remote import FIRST_PAUSE, TRIES, Failed, check_url, failures, is_url, open_url, tries
 from swinmim.errors import DataError
-
-_IMAGES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "npy")
 
 
 class Sample(NamedTuple):
@@ -49,7 +48,7 @@ def find_shards(path: str, *, allow_insecure: bool = False) -> list[str]:
         elif not Path(tar).is_file():
             missing.append(tar)
     if not found or len(missing) == len(found):
-        raise DataError(f"data.streaming reads WebDataset tars; {path} holds or means none.")
+        raise DataError(f"data.streaming_samples reads WebDataset tars; {path} holds or means none.")
     if missing:
         shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
         raise DataError(f"All tars of {path} must be there; {len(missing)} of {len(found)} are not: {shown}.")
@@ -103,7 +102,7 @@ class ForeignTars:
             watched = _Watched(file)
             opened: Any = iter([{"url": url, "stream": watched}])
             for sample in group_by_keys(tar_file_expander(opened)):
-                field = next((name for name in _IMAGES if name in sample), None)
+                field = next((name for name in SUFFIX_NUMBERS if name in sample), None)
                 if field is not None:
                     yield Sample(f"{url} {sample['__key__']}", sample[field], _label(sample.get("cls", b"")))
             # tarfile stops without a word at a damaged header and at the end of a file that was cut between two members

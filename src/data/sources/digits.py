@@ -5,29 +5,23 @@ Real scans (Optical Recognition of Handwritten Digits, UCI, E. Alpaydin and C. K
 """
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.sources.source import Item
+from data.sources.source import Item, Source
 
 SIDE = 32
 CLASSES = tuple(str(digit) for digit in range(10))
 
 
-@dataclass(frozen=True)
-class DigitsSource:
+@dataclass(frozen=True, kw_only=True)
+class DigitsSource(Source):
     """The digits as images; `scans` is uint8 (N, 8, 8) with values 0..255."""
 
     scans: NDArray[np.uint8]
-    items: Sequence[Item]
-    classes: tuple[str, ...] = CLASSES
-    folders: int = 1
-    skipped: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
 
     def load(self, position: int) -> bytes:
         image = Image.fromarray(self.scans[position]).resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("RGB")
@@ -43,4 +37,4 @@ def read_digits() -> DigitsSource:
     bunch = load_digits()
     scans = np.round(bunch.images * (255 / 16)).astype(np.uint8)
     items = [Item(f"digit-{n:04d}", int(label), 64, 0) for n, label in enumerate(bunch.target)]
-    return DigitsSource(scans, items)
+    return DigitsSource(items=items, classes=CLASSES, scans=scans)

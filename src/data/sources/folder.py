@@ -1,16 +1,16 @@
 """What lies in a folder of images: a sorted listing, and classes where the tree has them."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from data.sources.source import EXTENSIONS, Item, is_hidden, not_an_image
+from data.codecs.formats import EXTENSIONS
+from data.sources.source import Item, Source, is_hidden, not_an_image
 from swinmim.errors import DataError
 
 
-@dataclass(frozen=True)
-class FolderSource:
+@dataclass(frozen=True, kw_only=True)
+class FolderSource(Source):
     """The images of a folder, sorted by path.
 
     classes: sorted names of the first-level directories when every image lies in one of at least two; else empty.
@@ -19,14 +19,8 @@ class FolderSource:
     """
 
     root: Path
-    items: Sequence[Item]
-    classes: tuple[str, ...]
-    folders: int
-    skipped: tuple[tuple[str, str], ...] = field(default=())
-    notes: tuple[str, ...] = ()
 
     def load(self, position: int) -> bytes:
-        """The bytes of item `position`; raises OSError."""
         return (self.root / self.items[position].name).read_bytes()
 
 
@@ -117,4 +111,6 @@ def read_folder(root: str | Path, classes: tuple[str, ...] | None = None) -> Fol
         for (name, stat), top in zip(images, tops, strict=True)
     ]
     folders = len({name.rpartition("/")[0] for name, _ in images})
-    return FolderSource(root, items, classes, folders, tuple(sorted(skipped)), notes)
+    return FolderSource(
+        items=items, classes=classes, folders=folders, skipped=tuple(sorted(skipped)), notes=notes, root=root
+    )

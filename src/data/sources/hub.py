@@ -1,32 +1,26 @@
 """Images of a Hugging Face dataset, read as stored, without decoding. Needs the extra `hf`."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.sources.labels import label_text, number_labels
-from data.sources.source import Item
+from data.sources.labels import label_targets, label_text, label_texts, number_labels
+from data.sources.source import Item, Source
 from swinmim.errors import DataError
 
 SCHEME = "hf-dataset:"
 
 
-@dataclass(frozen=True)
-class HubSource:
+@dataclass(frozen=True, kw_only=True)
+class HubSource(Source):
     """The rows of a dataset with an image column. Sizes are not known before they are read."""
 
     rows: Any
     column: str
-    items: Sequence[Item]
-    classes: tuple[str, ...]
-    folders: int = 1
-    skipped: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
 
     def load(self, position: int) -> bytes:
-        """The bytes of item `position`; raises OSError."""
         cell = self.rows[position][self.column] or {}
         if cell.get("bytes") is not None:
             return bytes(cell["bytes"])
@@ -38,7 +32,8 @@ class HubSource:
 def read_dataset(name: str) -> HubSource:
     """Open "NAME" or "NAME@SPLIT" (default train) from the hub, or a directory that `save_to_disk` wrote.
 
-    Labels are the column `label`, or the only one of the kind ClassLabel.
+    Labels are the column `label`, or the only one of the kind ClassLabel; several for each image where it holds
+    sequences, as may the column `labels`.
 
     Raises:
         DataError: `datasets` is not installed; no such dataset, split, or image column; or labels that cannot be used.
@@ -62,17 +57,42 @@ def read_dataset(name: str) -> HubSource:
     # In place of the time of a change; casting would draw a new one.
     version = int.from_bytes(hashlib.sha256(rows._fingerprint.encode()).digest()[:7], "big")
     rows = rows.cast_column(column, datasets.Image(decode=False))
-    numbered = [key for key, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
-    label = "label" if "label" in rows.features else numbered[0] if len(numbered) == 1 else None
-    kind = rows.features[label] if label is not None else None
+    label, kind, inner = _labels(rows.features)
+    where = f"column {label} of {name!r}"
+    named = kind if inner is None else inner
+    names: Sequence[str] = named.names if isinstance(named, datasets.ClassLabel) else ()
+    if inner is not None:
+        classes, targets, note = label_targets([label_texts(value or ()) for value in rows[label]], where, names)
+        items = [Item(f"{name}/{n:09d}", -1, 0, version, target) for n, target in enumerate(targets)]
+        return HubSource(items=items, classes=classes, notes=(note,), target="labels", rows=rows, column=column)
     texts: list[str | None] = [None] * len(rows)
-    names: Sequence[str] = ()
-    if isinstance(kind, datasets.ClassLabel):
-        names = kind.names
-        texts = [None if value == -1 else label_text(value) for value in rows[label]]  # -1: hidden, as in test splits
-    elif isinstance(kind, datasets.Value):
-        texts = [label_text(value) for value in rows[label]]
-    classes, labels = number_labels(texts, f"column {label} of {name!r}", names)
+    if isinstance(kind, datasets.ClassLabel | datasets.Value):
+        # -1: hidden, as in test splits
+        texts = [None if names and value == -1 else label_text(value) for value in rows[label]]
+    classes, labels = number_labels(texts, where, names)
     notes = () if classes else (f"no column label with one text or number a row; columns: {', '.join(rows.features)}",)
     items = [Item(f"{name}/{n:09d}", number, 0, version) for n, number in enumerate(labels)]
-    return HubSource(rows, column, items, classes, notes=notes)
+    return HubSource(items=items, classes=classes, notes=notes, rows=rows, column=column)
+
+
+def _labels(features: Mapping[str, Any]) -> tuple[str | None, Any, Any]:
+    """The column of labels and its kind, and the kind of one label where a row holds several."""
+    from datasets import ClassLabel, Value
+
+    inner = {
+        key: kind[0] if isinstance(kind, list) else getattr(kind, "feature", None) for key, kind in features.items()
+    }
+    inner = {key: kind if isinstance(kind, ClassLabel | Value) else None for key, kind in inner.items()}
+    single = [key for key, kind in features.items() if isinstance(kind, ClassLabel)]
+    several = [key for key, kind in inner.items() if isinstance(kind, ClassLabel)]
+    if "label" in features:
+        key = "label"
+    elif len(single) == 1:
+        key = single[0]
+    elif inner.get("labels") is not None:
+        key = "labels"
+    elif len(several) == 1 and not single:
+        key = several[0]
+    else:
+        return None, None, None
+    return key, features[key], inner[key]

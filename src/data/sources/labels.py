@@ -1,8 +1,11 @@
 """Labels as people write them, made into classes and numbers: one rule for lists, tars and datasets."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
+import numpy as np
+
+from data.codecs.targets import encode_target
 from swinmim.errors import DataError
 
 _NUMBER = re.compile(r"-?[0-9]+(\.0*)?")  # pandas writes whole numbers as 10.0 where a column has gaps
@@ -20,6 +23,16 @@ def label_text(value: object) -> str | None:
     if not isinstance(value, str | int | float):
         raise DataError(f"A label is text or a number, got {value!r}.")
     return str(value).strip() or None
+
+
+def label_texts(value: object) -> list[str]:
+    """All labels of an image: a list of them, or one text with "|" between; each once, in their order.
+
+    Raises:
+        DataError: as `label_text`.
+    """
+    values = value.split("|") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    return list(dict.fromkeys(text for text in map(label_text, values) if text is not None))
 
 
 def number_labels(
@@ -45,14 +58,46 @@ def number_labels(
         raise DataError(f"All images have a label or none; {where} has {held} for {len(texts)}. Complete or drop them.")
     if not known:
         return (), [-1] * len(texts)
-    if all(_NUMBER.fullmatch(text) for text in known):
-        bound = len(names) if names else 10 * len(texts) + 1001
-        number = {text: _whole(text, bound, where, bool(names)) for text in known}
-        classes = tuple(names) or tuple(str(n) for n in range(max(number.values()) + 1))
-    else:
-        classes = tuple(sorted(known))
-        number = {name: n for n, name in enumerate(classes)}
+    classes, number = _numbered(known, len(texts), where, names)
     return classes, [-1 if text is None else number[text] for text in texts]
+
+
+def label_targets(
+    texts: Sequence[Sequence[str]], where: str, names: Sequence[str] = ()
+) -> tuple[tuple[str, ...], list[str], str]:
+    """As `number_labels` for any number of labels an image: the classes, the target of each image, and in words how
+    many labels it has.
+
+    Args:
+        texts: of each image, as `label_texts` gives them.
+        where, names: as there.
+
+    Raises:
+        DataError: no image has a label; or as there.
+    """
+    known = {text for image in texts for text in image}
+    if not known:
+        raise DataError(f"Some image has a label; {where} is empty everywhere. Fill the column, or drop it.")
+    classes, number = _numbered(known, len(texts), where, names)
+    numbers = [tuple(sorted({number[text] for text in image})) for image in texts]
+    target = {image: _target(image, len(classes)) for image in set(numbers)}
+    mean = sum(map(len, numbers)) / len(numbers)
+    return classes, [target[image] for image in numbers], f"{mean:.3g} labels an image"
+
+
+def _target(numbers: Sequence[int], classes: int) -> str:
+    labels = np.zeros(classes, np.bool_)
+    labels[list(numbers)] = True
+    return encode_target("labels", labels, classes).decode()
+
+
+def _numbered(known: Set[str], images: int, where: str, names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, int]]:
+    if all(_NUMBER.fullmatch(text) for text in known):
+        bound = len(names) if names else 10 * images + 1001
+        number = {text: _whole(text, bound, where, bool(names)) for text in known}
+        return tuple(names) or tuple(str(n) for n in range(max(number.values()) + 1)), number
+    classes = tuple(sorted(known))
+    return classes, {name: n for n, name in enumerate(classes)}
 
 
 def _whole(text: str, bound: int, where: str, named: bool) -> int:

@@ -1,32 +1,26 @@
-"""Images named in a list: CSV, TSV, JSON lines or parquet with the columns path and, optionally, label."""
+"""Images named in a list: CSV, TSV, JSON lines or parquet with the columns path and, optionally, label or labels."""
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.sources.labels import label_text, number_labels
-from data.sources.source import Item
+from data.sources.labels import label_targets, label_text, label_texts, number_labels
+from data.sources.source import Item, Source
 from swinmim.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
-@dataclass(frozen=True)
-class ListSource:
+@dataclass(frozen=True, kw_only=True)
+class ListSource(Source):
     """The images of a list, in its order; paths are relative to the list's folder. Missing files are items too."""
 
     root: Path
-    items: Sequence[Item]
-    classes: tuple[str, ...]
-    folders: int
-    skipped: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
 
     def load(self, position: int) -> bytes:
-        """The bytes of item `position`; raises OSError."""
         return (self.root / self.items[position].name).read_bytes()
 
 
@@ -56,7 +50,8 @@ def _path(value: object, place: str) -> str:
 
 
 def read_list(path: str | Path) -> ListSource:
-    """Read a list of images. Labels are names or numbers, see `labels.number_labels`.
+    """Read a list of images. Labels are names or numbers, see `labels.number_labels`; a column `labels` holds
+    any number of them for each image, with "|" between or as a list.
 
     Raises:
         DataError: unreadable, no column `path`, labels that cannot be used, or no file of it exists.
@@ -70,23 +65,42 @@ def read_list(path: str | Path) -> ListSource:
         raise DataError(f"A list names at least one image, {path} names none. Its first line holds the columns.")
     columns = list(dict.fromkeys(key for row in rows for key in row))
     if any("path" not in row for row in rows):
-        raise DataError(f"A list needs the columns path and, optionally, label; {path} has {', '.join(columns)}.")
+        raise DataError(
+            f"A list needs the columns path and, optionally, label or labels; {path} has {', '.join(columns)}."
+        )
+    if {"label", "labels"} <= set(columns):
+        raise DataError(
+            f"A list has the column label (one for each image) or labels (any number, with | between); {path} has both."
+            " Drop or rename one of them."
+        )
     names = [_path(row["path"], f"{path.name} row {number}") for number, row in enumerate(rows, 1)]
-    texts = [label_text(row.get("label")) for row in rows]
-    classes, labels = number_labels(texts, str(path))
-    notes = [] if classes else [f"{path.name} has {'only empty labels' if 'label' in columns else 'no column label'}"]
-    if twice := len(set(zip(names, labels, strict=True))) - len(set(names)):
+    labels, targets = [-1] * len(rows), [""] * len(rows)
+    if "labels" in columns:
+        texts = [label_texts(row.get("labels")) for row in rows]
+        classes, targets, note = label_targets(texts, f"column labels of {path}")
+        notes = [note]
+    else:
+        classes, labels = number_labels([label_text(row.get("label")) for row in rows], str(path))
+        held = "only empty labels" if "label" in columns else "no column label"
+        notes = [] if classes else [f"{path.name} has {held}"]
+    if twice := len(set(zip(names, labels, targets, strict=True))) - len(set(names)):
         notes.append(f"warning: {twice:,} files are listed with different labels")
     items, missing = [], 0
-    for name, label in zip(names, labels, strict=True):
+    for name, label, target in zip(names, labels, targets, strict=True):
         file = path.parent / name
         if file.is_file():
             found = file.stat()
-            items.append(Item(name, label, found.st_size, found.st_mtime_ns))
+            items.append(Item(name, label, found.st_size, found.st_mtime_ns, target))
         else:
             missing += 1  # the writer meets it again, names it, and counts it with the unreadable ones
-            items.append(Item(name, label, 0, 0))
+            items.append(Item(name, label, 0, 0, target))
     if missing == len(rows):
         raise DataError(f"None of the {len(rows)} files that {path} lists exists. Paths count from {path.parent}.")
-    folders = len({name.rpartition("/")[0] for name in names})
-    return ListSource(path.parent, items, classes, folders, notes=tuple(notes))
+    return ListSource(
+        items=items,
+        classes=classes,
+        folders=len({name.rpartition("/")[0] for name in names}),
+        notes=tuple(notes),
+        target="labels" if "labels" in columns else None,
+        root=path.parent,
+    )

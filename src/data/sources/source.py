@@ -1,23 +1,30 @@
 """What a source of images is: a sorted listing, and the bytes of each item."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-EXTENSIONS = frozenset(
-    ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "tif", "tiff", "gif", "ppm", "pgm", "pnm", "jp2", "npy")
-)  # a first sieve only; the decoder looks at the bytes
+from data.codecs.formats import EXTENSIONS
+from data.codecs.targets import TargetKind
 
 
 @dataclass(frozen=True)
 class Item:
-    """One file: path relative to the folder, with "/", and its label (-1 without)."""
+    """One file.
+
+    name: path relative to the folder, with "/".
+    label: -1 without.
+    size: bytes; 0 where that is not known before it is read.
+    mtime_ns: when it was changed last.
+    target: what the listing holds of its target: the member itself as text, or what tells its file from another.
+    """
 
     name: str
     label: int
     size: int
     mtime_ns: int
+    target: str = ""
 
 
 def is_hidden(name: str) -> bool:
@@ -35,21 +42,30 @@ def not_an_image(name: str) -> str | None:
     return f"not an image by its name (.{extension})" if extension else "no extension"
 
 
-class Source(Protocol):
+@dataclass(frozen=True)
+class Source(ABC):
     """Where images come from. Must be picklable: each encoder process gets a copy.
 
-    items: the images; classes: names in label order; folders: how many hold images; skipped: (file, reason) of what is
-    no image; notes: what the user should know about the labels.
+    items: the images.
+    classes: names in label order; where there are targets, of what these count.
+    folders: how many hold images.
+    skipped: (file, reason) of what is no image.
+    notes: what the user should know about the labels.
+    target: the kind of target that every image has, if any.
     """
 
-    @property
-    def items(self) -> Sequence[Item]: ...
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-    @property
-    def folders(self) -> int: ...
-    @property
-    def skipped(self) -> tuple[tuple[str, str], ...]: ...
-    @property
-    def notes(self) -> tuple[str, ...]: ...
-    def load(self, position: int) -> bytes: ...
+    items: Sequence[Item]
+    classes: tuple[str, ...] = ()
+    folders: int = 1
+    skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    target: TargetKind | None = None
+
+    @abstractmethod
+    def load(self, position: int) -> bytes:
+        """The bytes of item `position`; raises OSError."""
+
+    def load_target(self, position: int) -> bytes:
+        """The target of item `position` as `data.codecs.targets` encodes it, for the whole, upright image; raises
+        OSError. Asked only where there is a kind of target."""
+        return self.items[position].target.encode()

@@ -2,16 +2,19 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from data.codecs.bands import Bits
+from data.codecs.targets import MEMBERS, TargetKind
 from data.shards.archive import Member, members
 from data.shards.manifest import Manifest, read_manifest
+from data.sources.keys import Keyed, by_key
 from data.sources.labels import number_labels
-from data.sources.source import Item, is_hidden, not_an_image
+from data.sources.source import Item, Source, is_hidden, not_an_image
+from data.sources.tar_targets import class_names, read_target, shared_kind
 from swinmim.errors import DataError
 
 
@@ -20,6 +23,11 @@ class _Found(NamedTuple):
     tar: int
     member: Member
     label: str | None
+    target: Member | None = None
+
+
+_Place = tuple[int, int, int]
+_PARTS = tuple(f".{part}" for part in MEMBERS.values())
 
 
 class Stored(NamedTuple):
@@ -30,26 +38,26 @@ class Stored(NamedTuple):
     value_range: tuple[int, int]
 
 
-@dataclass(frozen=True)
-class TarSource:
+@dataclass(frozen=True, kw_only=True)
+class TarSource(Source):
     """Images at known places of uncompressed tars; each is read on its own.
 
-    places: (number of the tar, first byte, bytes) of each item.
+    places, targets: (number of the tar, first byte, bytes) of each item, and of its target where it has one.
     stored: where a manifest lies beside the tars.
     """
 
     tars: Sequence[Path]
-    places: Sequence[tuple[int, int, int]]
-    items: Sequence[Item]
-    classes: tuple[str, ...]
-    folders: int
-    skipped: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
-    stored: Stored | None = None
+    places: Sequence[_Place]
+    targets: Sequence[_Place]
+    stored: Stored | None
 
     def load(self, position: int) -> bytes:
-        """The bytes of item `position`; raises OSError."""
-        tar, offset, size = self.places[position]
+        return self._read(*self.places[position])
+
+    def load_target(self, position: int) -> bytes:
+        return self._read(*self.targets[position])
+
+    def _read(self, tar: int, offset: int, size: int) -> bytes:
         file = os.open(self.tars[tar], os.O_RDONLY | os.O_CLOEXEC)
         try:
             data = os.pread(file, size, offset)
@@ -125,38 +133,49 @@ def _by_place(tar: _Tar, skipped: list[tuple[str, str]]) -> list[_Found]:
     return found
 
 
-def _by_key(tar: _Tar, skipped: list[tuple[str, str]]) -> list[_Found]:
-    """Images with the `.cls` of their sample as label; as in `data.index`, a key ends at the first dot of a name."""
-    texts: dict[tuple[str | None, str], str] = {}
-    images: dict[tuple[str | None, str], list[tuple[str, Member]]] = {}
-    with tar.path.open("rb") as file:
-        for inner, member in tar.members:
-            folder, _, base = member.name.rpartition("/")
-            stem, _, suffix = base.partition(".")
-            key = (inner, f"{folder}/{stem}")
-            if suffix.lower() == "cls":
-                if key in texts:
-                    raise DataError(f"{tar.path} holds {member.name} twice (case aside). Remove one of them.")
-                text = os.pread(file.fileno(), min(member.size, 256), member.offset)
-                texts[key] = text.decode(errors="replace").strip()
-            elif (reason := not_an_image(member.name)) is None:
-                images.setdefault(key, []).append((suffix, member))
-            elif not member.name.endswith((".json", ".txt")):
-                skipped.append((tar.shown(inner, member), reason))
+def _samples(tar: _Tar, parts: Collection[str]) -> Iterator[tuple[str | None, Keyed]]:
+    """What belongs together, with the inner tar that holds it."""
+    inners: dict[str | None, list[Member]] = {}
+    for inner, member in tar.members:
+        inners.setdefault(inner, []).append(member)
+    for inner, held in inners.items():
+        for sample in by_key(held, lambda member: not_an_image(member.name) is None, parts, str(tar.path)):
+            yield inner, sample
+
+
+def _by_key(tar: _Tar, kind: TargetKind | None, skipped: list[tuple[str, str]]) -> list[_Found]:
+    """Images with the target of their sample, or its `.cls` as label."""
+    part = MEMBERS[kind] if kind else "cls"
     found = []
-    for key, held in images.items():
-        plain = [(suffix, member) for suffix, member in held if "." not in suffix]
-        if len(plain) > 1:
-            raise DataError(
-                f"{tar.path}: {key[1].lstrip('/')} has {len(plain)} images ({', '.join(s for s, _ in plain)}); which"
-                " one is meant? Remove the others."
-            )
-        for suffix, member in held:
-            if plain and "." in suffix:
-                skipped.append((tar.shown(key[0], member), "a further image of a sample"))
-            else:
-                found.append(_Found(tar.shown(key[0], member), tar.number, member, texts.get(key) or None))
+    with tar.path.open("rb") as file:
+        for inner, sample in _samples(tar, ("cls", part)):
+            images, held, label = sample.chosen(str(tar.path)), sample.parts.get(part), None
+            for member in (*(member for _, member in sample.images if member not in images), *sample.others):
+                reason = not_an_image(member.name) or "a further image of a sample"
+                if not member.name.endswith((".json", ".txt")):
+                    skipped.append((tar.shown(inner, member), reason))
+            if kind is None and held is not None:
+                text = os.pread(file.fileno(), min(held.size, 256), held.offset)
+                label, held = text.decode(errors="replace").strip() or None, None
+            found += [_Found(tar.shown(inner, image), tar.number, image, label, held) for image in images]
     return found
+
+
+def _targets(
+    tars: Sequence[_Tar], found: Sequence[_Found], kind: TargetKind, manifest: Manifest | None
+) -> tuple[str, ...]:
+    """Names of what the targets count; they are read for it where no manifest holds them."""
+    if bare := next((entry.name for entry in found if entry.target is None), None):
+        raise DataError(f"{bare} has no {MEMBERS[kind]}. All samples have one, or none has.")
+    if manifest:
+        return manifest.classes
+    counts = set()
+    for tar in tars:
+        with tar.path.open("rb") as file:
+            for entry in found:
+                if entry.tar == tar.number and entry.target is not None:
+                    counts.add(read_target(file, entry.target, kind, None, str(tar.path)))
+    return class_names(counts, None, len(found), kind)
 
 
 def _manifest(paths: Sequence[Path]) -> Manifest | None:
@@ -192,17 +211,26 @@ def read_tars(paths: Sequence[Path]) -> TarSource:
         tars.append(_Tar(number, path, [(inner, member) for inner, member in listed if member is not None]))
         if links := len(listed) - len(tars[-1].members):
             skipped.append((path.name, f"{links} links or special files"))
-    keyed = any(member.name.lower().endswith(".cls") for tar in tars for _, member in tar.members)
-    found = sorted(entry for tar in tars for entry in (_by_key if keyed else _by_place)(tar, skipped))
+    manifest = _manifest(paths)
+    where = str(paths[0].parent)
+    notes: list[str] = []
+    kind = manifest.target if manifest else None
+    if manifest is None and any(member.name.lower().endswith(_PARTS) for tar in tars for _, member in tar.members):
+        kind, odd = shared_kind(((s for _, s in _samples(tar, MEMBERS.values())) for tar in tars), where)
+        notes += [f"warning: {line}" for line in odd]
+    keyed = kind is not None or any(member.name.lower().endswith(".cls") for tar in tars for _, member in tar.members)
+    found = sorted(
+        entry for tar in tars for entry in (_by_key(tar, kind, skipped) if keyed else _by_place(tar, skipped))
+    )
     if not found:
         raise DataError(f"No images found in {', '.join(str(path) for path in paths[:3])}.")
-    manifest = _manifest(paths)
     texts = [entry.label for entry in found]
-    notes: list[str] = []
     classes: tuple[str, ...] = ()
     labels = [-1] * len(found)
-    if keyed:
-        classes, labels = number_labels(texts, str(paths[0].parent), manifest.classes if manifest else (), gaps=True)
+    if kind is not None:
+        classes = _targets(tars, found, kind, manifest)
+    elif keyed:
+        classes, labels = number_labels(texts, where, manifest.classes if manifest else (), gaps=True)
         if bare := texts.count(None):
             notes.append(f"warning: {bare:,} of {len(texts):,} samples have no .cls")
     elif None not in texts and len(set(texts)) > 1:
@@ -212,16 +240,21 @@ def read_tars(paths: Sequence[Path]) -> TarSource:
     else:
         stray = next((entry.name for entry in found if entry.label is None), None)
         notes.append("no .cls members, and " + (f"{stray} lies in no folder" if stray else "one folder only"))
+    held = [entry.target for entry in found if entry.target is not None]
+    names = [f"{member.name} {member.size}" for member in held] or [""] * len(found)
     items = [
-        Item(entry.name, label, entry.member.size, times[entry.tar]) for entry, label in zip(found, labels, strict=True)
+        Item(entry.name, label, entry.member.size, times[entry.tar], name)
+        for entry, label, name in zip(found, labels, names, strict=True)
     ]
     return TarSource(
-        [path.absolute() for path in paths],
-        [(entry.tar, entry.member.offset, entry.member.size) for entry in found],
-        items,
-        classes,
-        len({entry.name.rpartition("/")[0] for entry in found}),
-        tuple(sorted(skipped)),
-        tuple(notes),
-        Stored(manifest.channels, manifest.bits, manifest.value_range) if manifest else None,
+        items=items,
+        classes=classes,
+        folders=len({entry.name.rpartition("/")[0] for entry in found}),
+        skipped=tuple(sorted(skipped)),
+        notes=tuple(notes),
+        target=kind,
+        tars=[path.absolute() for path in paths],
+        places=[(entry.tar, entry.member.offset, entry.member.size) for entry in found],
+        targets=[(entry.tar, member.offset, member.size) for entry, member in zip(found, held, strict=False)],
+        stored=Stored(manifest.channels, manifest.bits, manifest.value_range) if manifest else None,
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.codecs.targets import MEMBERS
 from data.shards.local import ShardSet
 from data.sources.find import find_source
 from data.sources.source import Source
@@ -52,7 +53,7 @@ def _say_plan(source: Source, dest: Path, options: WriteOptions) -> int:
     size = sum(source.items[n].size for positions in planned.shards for n in positions)
     print(
         f"would write {planned.images:,} images ({f'{size:,}' if size else 'an unknown number of'} bytes at the source,"
-        f" {labels_in_words(len(source.classes), source.notes)}) as {len(planned.shards)} shard(s);"
+        f" {labels_in_words(len(source.classes), source.notes, source.target)}) as {len(planned.shards)} shard(s);"
         f" {len(source.skipped) + len(same)} other files would be skipped"
     )
     return 0
@@ -60,8 +61,8 @@ def _say_plan(source: Source, dest: Path, options: WriteOptions) -> int:
 
 def _index(given: argparse.Namespace) -> int:
     classes = Path(given.classes).read_text().removesuffix("\n").split("\n") if given.classes else None
-    report = index_tars(given.path, channels=given.channels, bits=given.bits, classes=classes)
-    print(f"indexed {report.samples:,} samples")
+    report = index_tars(given.path, channels=given.channels, bits=given.bits, classes=classes, target=given.target)
+    print(f"indexed {report.samples:,} samples" + (f" with {report.target}" if report.target else ""))
     for reason, count in report.ignored.items():
         if count:
             print(f"left out {count:,} {reason}")
@@ -115,8 +116,8 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
         default = getattr(defaults, name.replace("-", "_"))
         parser.add_argument(f"--{name}", help=f"{text} (default {default}; of shards, theirs)", **kind)
 
-    parser.add_argument("source", help="folder of images (first-level folders are classes), list file (.csv .tsv .jsonl"
-                        " .parquet with path,label), tar, folder of tars, or hf-dataset:NAME@SPLIT")  # fmt: skip
+    parser.add_argument("source", help="folder of images (first-level folders are classes), list (.csv .tsv .jsonl"
+                        " .parquet: path,label or labels), tar, folder of tars, or hf-dataset:NAME@SPLIT")  # fmt: skip
     parser.add_argument("dest", help="new directory for the shards, or an interrupted one")
     add("resize", _number, "shorter side in pixels; none keeps originals")
     add("quality", int, "JPEG quality of what is encoded anew")
@@ -149,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument("--channels", type=int, default=3)
     index.add_argument("--bits", type=int, choices=(8, 16), default=8)
     index.add_argument("--classes", help="file with one class name a line, in label order")
+    index.add_argument("--target", choices=(*MEMBERS, "none"), help="what lies beside each image (default: found out)")
     index.set_defaults(run=_index)
     check = commands.add_parser("verify", help="compare every byte with the manifest")
     check.add_argument("path")

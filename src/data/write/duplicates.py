@@ -32,9 +32,16 @@ def duplicates(source: Source) -> dict[int, str]:
             original = first.setdefault(digest, position)
             if original != position:
                 other = source.items[original]
-                label = "" if other.label == source.items[position].label else ", which has another label"
+                alike = other.label == source.items[position].label and _target(source, original) == _target(
+                    source, position
+                )
+                label = "" if alike else ", which has another label"
                 same[position] = f"duplicate of {other.name}{label}"
     return same
+
+
+def _target(source: Source, position: int) -> bytes:
+    return source.load_target(position) if source.target else b""
 
 
 _SIDE = 16

@@ -3,39 +3,36 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from data.codecs.bands import Bits, Pixels
 from data.codecs.decode import MAX_BYTES, DecodeError, decode
+from data.codecs.formats import SUFFIX_NUMBERS
 from data.codecs.statistics import measure
+from data.codecs.targets import MEMBERS, TargetKind
 from data.order.hashing import permutation
 from data.shards.archive import Member, members, write_file
 from data.shards.local import ShardSet
-from data.shards.manifest import MANIFEST, Manifest, Shard, is_shard_name
+from data.shards.manifest import MANIFEST, TARGET_VERSION, VERSION, Manifest, Shard, is_shard_name
 from data.shards.rows import index_bytes, read_indices
+from data.sources.keys import Keyed, by_key
 from data.sources.source import is_hidden
+from data.sources.tar_targets import class_names, read_target, shared_kind
 from swinmim.errors import DataError
-
-# Suffix in a tar to its number in the index.
-_IMAGES = {"jpg": 0, "jpeg": 0, "png": 1, "webp": 2, "tif": 3, "tiff": 3, "npy": 4}
 
 
 @dataclass
 class IndexReport:
-    """samples; how many members were left out, by reason; names that a WebDataset reader would misread."""
+    """samples, and the kind of their targets; how many members were left out, by reason; names that a WebDataset reader
+    would misread."""
 
     samples: int = 0
+    target: TargetKind | None = None
     ignored: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
-
-
-@dataclass
-class _Sample:
-    images: list[tuple[str, Member]] = field(default_factory=list)
-    label: int = -1
 
 
 def _label(text: bytes, name: str) -> int:
@@ -48,57 +45,62 @@ def _label(text: bytes, name: str) -> int:
     return number
 
 
-def _samples(file: BinaryIO, name: str, report: IndexReport) -> list[_Sample]:
-    """The samples of a tar in the order of their images. As in WebDataset, a key ends at the first dot of a name."""
-    samples: dict[str, _Sample] = {}
-    seen: set[str] = set()
-    for member in members(file, name):
-        if member is None:
-            report.ignored["links and special files"] += 1
-            continue
-        if is_hidden(member.name):
-            report.ignored["hidden members"] += 1
-            continue
-        folder, _, base = member.name.rpartition("/")
-        stem, dot, suffix = base.partition(".")
-        key = f"{folder}/{stem}"
-        suffix = suffix.lower()
-        if f"{key}.{suffix}" in seen:
-            raise DataError(
-                f"{name} holds {key.lstrip('/')}.{suffix} twice (case aside). Remove or rename one of them."
-            )
-        seen.add(f"{key}.{suffix}")
-        sample = samples.setdefault(key, _Sample())
-        if suffix.rpartition(".")[2] in _IMAGES and dot:
-            if member.size > MAX_BYTES:
-                report.ignored[f"images of more than {MAX_BYTES >> 20} MB"] += 1
+def _suffix(member: Member) -> int | None:
+    """The number of an image's suffix in the index."""
+    return SUFFIX_NUMBERS.get(os.path.splitext(member.name)[1][1:].lower())
+
+
+def _keyed(tar: Path, parts: Collection[str], report: IndexReport) -> list[Keyed]:
+    """The samples of a tar."""
+
+    def visible(file: BinaryIO) -> Iterator[Member]:
+        for member in members(file, str(tar)):
+            if member is None:
+                report.ignored["links and special files"] += 1
+            elif is_hidden(member.name):
+                report.ignored["hidden members"] += 1
             else:
-                sample.images.append((suffix, member))
-        elif suffix == "cls":
-            sample.label = _label(
-                os.pread(file.fileno(), min(member.size, 64), member.offset), f"{name}: {member.name}"
-            )
-        else:
-            report.ignored["members that are no image"] += 1
-    return [part for key, sample in samples.items() for part in _single(sample, f"{name}: {key.lstrip('/')}", report)]
+                yield member
+
+    with tar.open("rb") as file:
+        return by_key(visible(file), lambda m: _suffix(m) is not None and m.size <= MAX_BYTES, parts, str(tar))
 
 
-def _single(sample: _Sample, name: str, report: IndexReport) -> list[_Sample]:
-    """One image per sample: the plainly named one; where all names have further dots, each is a sample of its own."""
-    plain = [image for image in sample.images if "." not in image[0]]
-    if len(plain) > 1:
-        raise DataError(
-            f"{name} has {len(plain)} images ({', '.join(s for s, _ in plain)}); which one is meant? Give the others"
-            f" a name with one more dot (KEY.other.{plain[-1][0]}), or take them out."
-        )
-    if plain:
-        report.ignored["further images of a sample"] += len(sample.images) - 1
-        return [_Sample(plain, sample.label)]
-    if not sample.images:
-        report.ignored["samples without an image"] += 1
-    elif len(sample.images) > 1:
-        report.warnings.append(f"{name}: names with dots, which webdataset reads as one sample of {len(sample.images)}")
-    return [_Sample([image], sample.label) for image in sample.images]
+def _rows(
+    tar: Path, kind: TargetKind | None, classes: Sequence[str] | None, report: IndexReport
+) -> tuple[list[tuple[int, ...]], list[int]]:
+    """The rows of a tar's index, one for each image, and how many classes the labels or the target of each need."""
+    part = MEMBERS[kind] if kind else "cls"
+    rows: list[tuple[int, ...]] = []
+    counts = []
+    with tar.open("rb") as file:
+        for sample in _keyed(tar, (part,), report):
+            chosen, held = sample.chosen(str(tar)), sample.parts.get(part)
+            for other in sample.others:
+                large = _suffix(other) is not None
+                report.ignored[
+                    f"images of more than {MAX_BYTES >> 20} MB" if large else "members that are no image"
+                ] += 1
+            report.ignored["further images of a sample"] += len(sample.images) - len(chosen)
+            if not chosen:
+                report.ignored["samples without an image"] += 1
+                continue
+            if len(chosen) > 1:
+                report.warnings.append(
+                    f"{tar}: {sample.key}: names with dots, which webdataset reads as one sample of {len(chosen)}"
+                )
+            label, place = -1, tuple[int, ...]()
+            if kind is None:
+                if held is not None:
+                    label = _label(os.pread(file.fileno(), min(held.size, 64), held.offset), f"{tar}: {held.name}")
+                counts += [label + 1] * len(chosen)
+            elif held is not None:
+                counts.append(read_target(file, held, kind, classes, str(tar)))
+                place = (held.offset, held.size)
+            else:
+                raise DataError(f"{tar}: {sample.key} has no {part}. All samples have one, or none has.")
+            rows += [(m.offset, m.size, label, _suffix(m) or 0, *place) for m in chosen]
+    return rows, counts
 
 
 def index_tars(
@@ -107,6 +109,7 @@ def index_tars(
     channels: int = 3,
     bits: Bits = 8,
     classes: Sequence[str] | None = None,
+    target: TargetKind | Literal["none"] | None = None,
     sampled: int = 1000,
 ) -> IndexReport:
     """Write index files and a manifest into a directory of WebDataset tars.
@@ -116,11 +119,13 @@ def index_tars(
         channels: of the images.
         bits: per value of a batch; 16 for tars of .npy and TIFF, whose values then count from 0 to 65535.
         classes: names in label order; None for the numbers.
+        target: kind of the targets; None for the one that all samples have, if any.
         sampled: decode so many images, spread over the set, for the statistics.
 
     Raises:
         DataError: no tars, one whose name no manifest may hold, already a shard set, a damaged tar, the same member
-            twice, labels beyond `classes` or all reason, class names that are blank or equal, or no readable image.
+            twice, labels beyond `classes` or all reason, class names that are blank or equal, targets of several
+            kinds or malformed ones, or no readable image.
     """
     path = Path(path)
     if (path / MANIFEST).exists():
@@ -132,39 +137,36 @@ def index_tars(
         raise DataError(f"A tar's name must be short and printable, got {bad[0]!a}. Rename it.")
     if classes is not None and (twice := [c for c, n in Counter(classes).items() if n > 1 or not c.strip()]):
         raise DataError(f"Class names must differ and not be blank, got {', '.join(map(repr, twice[:5]))}; one a line.")
-    report, shards, highest, unlabelled = IndexReport(), [], -1, 0
+    report = IndexReport(target=target if target != "none" else None)
+    if target is None:
+        listed = (_keyed(tar, MEMBERS.values(), IndexReport()) for tar in tars)
+        report.target, report.warnings = shared_kind(listed, str(path))
+    kind = report.target
+    shards, counts, unlabelled = [], set[int](), 0
     for tar in tars:
+        rows, needed = _rows(tar, kind, classes, report)
         with tar.open("rb") as file:
-            samples = _samples(file, str(tar), report)
-            file.seek(0)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        images = [(s.images[0], s.label) for s in samples]
-        index = index_bytes([(m.offset, m.size, label, _IMAGES[x.rpartition(".")[2]]) for (x, m), label in images])
-        shard = Shard(tar.name, len(images), tar.stat().st_size, sha256, hashlib.sha256(index).hexdigest())
+        index = index_bytes(rows, TARGET_VERSION if kind else VERSION)
+        shard = Shard(tar.name, len(rows), tar.stat().st_size, sha256, hashlib.sha256(index).hexdigest())
         write_file(path / shard.index_name, index)
         shards.append(shard)
-        report.samples += len(images)
-        highest = max([highest, *(label for _, label in images)])
-        unlabelled += sum(label < 0 for _, label in images)
+        report.samples += len(rows)
+        counts.update(needed)
+        unlabelled += needed.count(0) if kind is None else 0
     if report.samples == 0:
         raise DataError(f"The {len(tars)} tars of {path} hold no image.")
-    if classes is not None and highest >= len(classes):
-        raise DataError(f"The labels go up to {highest}, and {len(classes)} class names are given.")
-    if classes is None and highest > 10 * report.samples + 1000:
-        raise DataError(
-            f"Labels must be class numbers counted from 0, got {highest} among {report.samples} samples. Number the"
-            " classes anew, or name them all with --classes."
-        )
+    names = class_names(counts, classes, report.samples, kind)
     if 0 < unlabelled < report.samples:
         report.warnings.append(f"{unlabelled} of {report.samples} samples have no label")
-    names = list(classes) if classes is not None else [str(number) for number in range(highest + 1)]
     manifest = Manifest(
         samples=report.samples,
         channels=channels,
         bits=bits,
         mean=(0.5,) * channels,
         std=(0.5,) * channels,
-        classes=tuple(names),
+        target=kind,
+        classes=names,
         options={"indexed": True},
         skipped=0,
         shards=tuple(shards),

@@ -1,12 +1,12 @@
 """A folder of images, packed once into a cache and reused."""
 
-import fcntl
 import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from data.shards.lock import shared_lock
 from data.shards.manifest import VERSION, is_shard_set
 from data.sources.folder import FolderSource, read_folder
 from data.write.writer import Source, WriteOptions, progress_bar, write_shards
@@ -25,8 +25,7 @@ def packed(dest: Path, read: Callable[[], Source], options: WriteOptions, label:
     if is_shard_set(dest):
         _say(f"using the packed images in {dest}")
         return dest
-    with open(dest.with_name(dest.name + ".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with shared_lock(dest.with_name(dest.name + ".lock")):
         if is_shard_set(dest):  # another process wrote it while this one waited
             return dest
         partial = dest.with_name(f"{dest.name}.partial")  # the lock keeps others out; a killed packing goes on here

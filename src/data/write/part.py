@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data.codecs.formats import SUFFIX_NUMBERS
+from data.codecs.targets import MEMBERS
 from data.shards.archive import TarWriter, write_file
-from data.shards.manifest import Shard
-from data.shards.rows import SUFFIXES, index_bytes
+from data.shards.manifest import TARGET_VERSION, VERSION, Shard
+from data.shards.rows import index_bytes
 from data.sources.source import Source
 from data.write.workers import Outcome
 
@@ -71,7 +73,7 @@ def write_part(
     partial = dest / (name + ".partial")
     pixels, total, squares = 0, [0] * channels, [0] * channels
     bad: list[tuple[str, str]] = []
-    rows: list[tuple[int, int, int, int]] = []
+    rows: list[tuple[int, ...]] = []
     with TarWriter(partial) as tar:
         for place, position in enumerate(positions):
             item, done = source.items[position], next(encoded)
@@ -80,16 +82,19 @@ def write_part(
             else:
                 key = f"{first + place:09d}"
                 offset = tar.add(f"{key}.{done.suffix}", done.data)
-                rows.append((offset, len(done.data), item.label, SUFFIXES.index(done.suffix)))
+                row: tuple[int, ...] = (offset, len(done.data), item.label, SUFFIX_NUMBERS[done.suffix])
                 if item.label >= 0:
                     tar.add(f"{key}.cls", str(item.label).encode())
+                if source.target is not None:
+                    row += (tar.add(f"{key}.{MEMBERS[source.target]}", done.target), len(done.target))
+                rows.append(row)
                 pixels += done.pixels
                 total = [a + b for a, b in zip(total, done.total, strict=True)]
                 squares = [a + b for a, b in zip(squares, done.squares, strict=True)]
             tick()
         sha256 = tar.close()
     partial.rename(dest / name)
-    index = index_bytes(rows)
+    index = index_bytes(rows, TARGET_VERSION if source.target else VERSION)
     shard = Shard(name, len(rows), tar.size, sha256, hashlib.sha256(index).hexdigest())
     write_file(dest / shard.index_name, index)
     part = Part(shard, pixels, total, squares, bad)

@@ -82,7 +82,9 @@ def plan(items: Sequence[Item], options: WriteOptions, left_out: frozenset[int] 
 
 def plan_hash(source: Source, options: WriteOptions, *, times: bool = False) -> str:
     """sha256 of all that decides the result except the files' contents; `times` adds when they were changed."""
-    text = hashlib.sha256(json.dumps([options.recorded(), source.classes]).encode())
+    kind = [source.target] if source.target else []
+    text = hashlib.sha256(json.dumps([options.recorded(), source.classes, *kind]).encode())
     for item in source.items:
-        text.update(json.dumps([item.name, item.label, item.size, item.mtime_ns if times else 0]).encode())
+        fields = [item.name, item.label, item.size, item.mtime_ns if times else 0, *([item.target] if kind else [])]
+        text.update(json.dumps(fields).encode())
     return text.hexdigest()

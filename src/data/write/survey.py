@@ -1,6 +1,7 @@
 """Look into a shard set: check every byte of it, describe it, draw some of its images."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,14 +10,16 @@ from PIL import Image
 
 from data.codecs.bands import Pixels
 from data.codecs.decode import DecodeError, decode
+from data.codecs.targets import decode_target
 from data.order.hashing import permutation
 from data.shards.local import ShardSet
 from data.shards.manifest import read_manifest
+from data.write.targets import checked
 from swinmim.errors import DataError
 
 
 def verify(path: str | Path, *, images: bool = False, progress: Callable[[int, int], None] | None = None) -> list[str]:
-    """Compare the sha256 of every shard with the manifest; with `images`, decode every image too.
+    """Compare the sha256 of every shard with the manifest; with `images`, decode every image and target too.
 
     Args:
         path: the set.
@@ -49,12 +52,17 @@ def verify(path: str | Path, *, images: bool = False, progress: Callable[[int, i
         for index in range(len(opened)):
             record = opened.read(index)
             try:
-                decode(record.data, opened.channels, bits=opened.bits)
+                pixels = decode(record.data, opened.channels, bits=opened.bits)
+                if opened.target:
+                    checked(opened.target, record.target, len(opened.classes), pixels.shape[:2])
             except DecodeError as error:
                 problems.append(f"{record.shard}: {record.key}: {error}")
             if progress is not None:
                 progress(len(shards) + index + 1, steps)
     return problems
+
+
+_LOOKED_AT = 1000
 
 
 def describe(shards: ShardSet) -> str:
@@ -69,12 +77,25 @@ def describe(shards: ShardSet) -> str:
         f"channels  {shards.channels} of {shards.bits} bits; mean {_numbers(shards.mean)}, std {_numbers(shards.std)}",
         f"manifest  sha256 {shards.fingerprint}",
     ]
-    if shards.classes:
+    if shards.target:
+        mean = f", {_labels_an_image(shards):.3g} an image" if shards.target == "labels" else ""
+        lines.append(f"target    {shards.target} of {len(shards.classes)}{mean}")
+    elif shards.classes:
         counts = np.bincount(shards.labels[shards.labels >= 0], minlength=len(shards.classes))
         lines.append(f"classes   {len(shards.classes)}, of {counts.min()} to {counts.max()} images")
     else:
         lines.append("classes   none")
     return "\n".join(lines)
+
+
+def _labels_an_image(shards: ShardSet) -> float:
+    """The mean over some, spread over the set."""
+    looked = permutation(len(shards), "labels")[:_LOOKED_AT].tolist()
+    try:
+        held = [decode_target("labels", shards.read(index).target, len(shards.classes)).sum() for index in looked]
+    except DecodeError:
+        return math.nan  # `verify` names it
+    return float(np.mean(held))
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from multiprocessing.sharedctypes import Synchronized, SynchronizedArray
 
@@ -16,6 +17,7 @@ from data.codecs.decode import DecodeError
 from data.codecs.encode import Encoded, EncodeOptions, encode
 from data.processes import end_with_parent
 from data.sources.source import Source
+from data.write.targets import fitted
 from swinmim.errors import DataError
 
 Outcome = Encoded | str
@@ -29,9 +31,13 @@ _WORTH_A_PROCESS = 64  # images; a process takes half a second to start
 
 
 def encode_item(source: Source, position: int, options: EncodeOptions) -> Outcome:
-    """Read and encode item `position` of a source."""
+    """Read and encode item `position` of a source, with its target."""
     try:
-        return encode(source.load(position), options)
+        done = encode(source.load(position), options)
+        if source.target is None:
+            return done
+        target = fitted(source.target, source.load_target(position), len(source.classes), done)
+        return replace(done, target=target)
     except (DecodeError, OSError) as error:
         return str(error)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.codecs.statistics import statistics
+from data.codecs.targets import TargetKind
 from data.shards.archive import write_file
 from data.shards.manifest import Manifest
 from data.sources.folder import read_folder
@@ -35,7 +36,7 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True)
 class WriteReport:
     """What was written: images, the folders they lay in, (file, reason) of each skipped file, number of shards,
-    number of classes, and what the source says about labels."""
+    number of classes, what the source says about labels, and the kind of its targets."""
 
     found: int
     folders: int
@@ -43,17 +44,27 @@ class WriteReport:
     shards: int
     classes: int
     notes: tuple[str, ...]
+    target: TargetKind | None = None
 
     def __str__(self) -> str:
         images, folders = ("image" if self.found == 1 else "images"), ("folder" if self.folders == 1 else "folders")
         return (
             f"found {self.found:,} {images} in {self.folders:,} {folders}, {len(self.skipped):,} skipped,"
-            f" {labels_in_words(self.classes, self.notes)}"
+            f" {labels_in_words(self.classes, self.notes, self.target)}"
         )
 
 
-def labels_in_words(classes: int, notes: Sequence[str]) -> str:
-    held = "no labels" if classes == 0 else "1 class" if classes == 1 else f"{classes:,} classes"
+_COUNTED = {
+    None: ("class", "classes"),
+    "labels": ("label", "labels"),
+    "value": ("value an image", "values an image"),
+    "mask": ("class of pixels", "classes of pixels"),
+    "boxes": ("class of boxes", "classes of boxes"),
+}
+
+
+def labels_in_words(classes: int, notes: Sequence[str], target: TargetKind | None) -> str:
+    held = f"{classes:,} {_COUNTED[target][classes != 1]}" if classes else "no labels"
     return held + (f" ({'; '.join(notes)})" if notes else "")
 
 
@@ -168,6 +179,7 @@ def _finish(
         value_range=stored.value_range if stored else options.value_range,
         mean=tuple(mean),
         std=tuple(std),
+        target=source.target,
         classes=source.classes,
         options=options.recorded(),
         plan=plan_hash(source, options),
@@ -176,7 +188,7 @@ def _finish(
     ).write(dest)
     remove_notes(dest)
     (dest / PLAN).unlink()
-    return WriteReport(samples, source.folders, skipped, len(parts), len(source.classes), source.notes)
+    return WriteReport(samples, source.folders, skipped, len(parts), len(source.classes), source.notes, source.target)
 
 
 def _sums(parts: list[Part]) -> list[tuple[list[int], list[int]]]:

@@ -124,6 +124,12 @@ class TrainingModule(L.LightningModule):
         optimizer.found_inf = self.guard.judge(norm)
         self.log("train/grad_norm", norm)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Find the position of the data also where a checkpoint has it under the name of an earlier class."""
+        for name in ("PretrainData", "ClassifyData"):
+            if name in checkpoint:
+                checkpoint["ShardData"] = checkpoint.pop(name)
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self.training_loss(batch)
         self.log_training(loss)

@@ -164,7 +164,7 @@ def test_a_jpeg_damaged_in_the_middle_is_refused():
 
 
 def test_header_of_a_jpeg():
-    assert jpeg_header(image_bytes(RGB, progressive=True)) == (48, 64, 3, True, 1)
+    assert jpeg_header(image_bytes(RGB, progressive=True)) == (48, 64, 3, 1)
     assert jpeg_header(image_bytes(RGB, "PNG")) is None
     assert jpeg_header(b"\xff\xd8" + bytes(50)) is None
     for cut in range(0, 700, 7):

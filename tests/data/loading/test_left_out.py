@@ -5,58 +5,53 @@ import copy
 import numpy as np
 import pytest
 import torch
-from torch import nn
-from torchmetrics import MeanMetric
+from made_tasks import PLAN, PROVENANCE, made_encoder, made_module, made_task
 
 from data.loading.batch import LoaderSettings
 from data.loading.dataset import BatchDataset
 from data.loading.sampler import EvalSampler
 from data.loading.views import CenterCrop
-from finetune.metrics import classification_metrics
-from finetune.module import ClassifyModule
-from finetune.tasks.classify import Classifier
-from pretrain.module import VAL_METRICS, PretrainModule
+from finetune.module import TaskModule
+from pretrain.config import PretrainConfig
+from pretrain.module import PretrainModule
 from pretrain.simmim import SimMIM
-from swinmim.models.swinv2 import create_encoder
+from swinmim.door import check
 
 SETTINGS = LoaderSettings(resolution=(32, 32), seed=0, global_batch=4, batch_size=4)
 DAMAGED = (0, 3, 10)  # the first also fills up the last batch
 
 
 class Logged:
-    """A module without Lightning around it; what it logs is summed, as its arguments ask for."""
+    """What a module logs is summed, as its arguments ask for; there is no trainer."""
 
-    def __init__(self, network):
-        nn.Module.__init__(self)
-        self.network, self.logged = network, {}
-        self.register_buffer("mean", torch.full((3,), 0.5))
-        self.register_buffer("std", torch.full((3,), 0.2))
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.logged = {}
 
     def log(self, name, value, *, reduce_fx, sync_dist, on_epoch, on_step):
         assert (reduce_fx, sync_dist, on_epoch, on_step) == ("sum", True, True, False)
         self.logged[name] = self.logged.get(name, 0) + float(value)
 
 
-class Pretrain(Logged, PretrainModule):
-    def __init__(self):
-        super().__init__(SimMIM(encoder(), mask_unit=16))
-        self.val_metrics = nn.ModuleDict({name: MeanMetric() for name in VAL_METRICS})
-
-    def metrics(self):
-        return dict(self.val_metrics)
+class LoggedPretraining(Logged, PretrainModule):
+    pass
 
 
-class Classify(Logged, ClassifyModule):
-    def __init__(self):
-        super().__init__(Classifier(encoder(), 2))
-        self.val_accuracy, self.val_loss = classification_metrics(2), MeanMetric()
-
-    def metrics(self):
-        return {"top1": self.val_accuracy["top1"], "loss": self.val_loss}
+class LoggedTask(Logged, TaskModule):
+    pass
 
 
-def encoder():
-    return create_encoder("swinv2_demo", resolution=32, embed_dim=16, head_dim=8)
+def pretraining():
+    config = check("pretrain", PretrainConfig, ["experiment=demo", "output_dir=x"])
+    return LoggedPretraining(SimMIM(made_encoder(), mask_unit=16), config, PLAN, PROVENANCE)
+
+
+def classification():
+    return made_module(made_task("classify"), LoggedTask)
+
+
+def metrics_of(module):
+    return module.val_metrics if isinstance(module, PretrainModule) else module.metrics
 
 
 def validate(module, shards, indices, world, size=4):
@@ -71,17 +66,17 @@ def validate(module, shards, indices, world, size=4):
             with torch.no_grad():
                 own.validation_step(batch, 0)
         count += own.logged["health/skipped_val_samples"]
-        for name, metric in own.metrics().items():
+        for name, metric in metrics_of(own).items():
             for state, value in metric.metric_state.items():
                 states[name, state] = states.get((name, state), 0) + value
     return states, count
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
-@pytest.mark.parametrize("kind", [Pretrain, Classify])
-def test_a_damaged_validation_image_is_left_out_and_counted(damaged, kind, world):
+@pytest.mark.parametrize("make", [pretraining, classification])
+def test_a_damaged_validation_image_is_left_out_and_counted(damaged, make, world):
     torch.manual_seed(0)
-    module, shards = kind(), damaged(DAMAGED)
+    module, shards = make(), damaged(DAMAGED)
     whole = np.arange(15)
     expected, none = validate(module, shards, np.setdiff1d(whole, DAMAGED), 1)
     found, count = validate(module, shards, whole, world)
@@ -92,7 +87,7 @@ def test_a_damaged_validation_image_is_left_out_and_counted(damaged, kind, world
 
 
 def test_a_batch_of_nothing_but_damage(damaged):
-    module, shards = Classify().eval(), damaged(range(4))
+    module, shards = classification().eval(), damaged(range(4))
     dataset = BatchDataset(shards, np.arange(12), CenterCrop((32, 32), 1.0), SETTINGS, "eval")
     batch = dataset.__getitems__(next(iter(EvalSampler(np.arange(12), 4))))
     assert not batch["valid"].any()
@@ -100,10 +95,10 @@ def test_a_batch_of_nothing_but_damage(damaged):
     assert module.logged["health/skipped_val_samples"] == 4
 
 
-@pytest.mark.parametrize("kind", [Pretrain, Classify])
-def test_skipped_training_images_are_logged(monkeypatch, kind):
-    module = kind()
-    monkeypatch.setattr(kind, "training_loss", lambda *_: torch.zeros((), requires_grad=True))
-    monkeypatch.setattr(kind, "log_training", lambda *_: None)
+@pytest.mark.parametrize("make", [pretraining, classification])
+def test_skipped_training_images_are_logged(monkeypatch, make):
+    module = make()
+    monkeypatch.setattr(module, "training_loss", lambda *_: torch.zeros((), requires_grad=True))
+    monkeypatch.setattr(module, "log_training", lambda *_: None)
     module.training_step({"substituted": torch.tensor([True, False, True])}, 0)
     assert module.logged == {"health/skipped_samples": 2}

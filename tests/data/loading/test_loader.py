@@ -16,6 +16,7 @@ from data.order.subsets import split
 from data.shards.local import ShardSet
 from data.write.writer import WriteOptions, write_shards
 from swinmim.errors import ConfigError, DataError
+from swinmim.training.module import TrainingModule
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -31,6 +32,8 @@ def pretrain_data(shards, **changed):
 
 class Recorder(pl.LightningModule):
     """Learns nothing much and remembers every batch."""
+
+    on_load_checkpoint = TrainingModule.on_load_checkpoint
 
     def __init__(self, stop_after=None):
         super().__init__()
@@ -162,6 +165,16 @@ def test_a_resumed_run_sees_what_is_left(shards, uninterrupted, tmp_path, worker
     assert len(uninterrupted.seen) == 3 * 4 * 2
     assert resumed.seen == uninterrupted.seen[2 * step :]
     assert torch.equal(resumed.weight, uninterrupted.weight)
+
+
+@pytest.mark.parametrize("name", ["PretrainData", "ClassifyData"])
+def test_checkpoints_that_name_an_earlier_class_are_resumed(shards, uninterrupted, tmp_path, name):
+    fit(shards, tmp_path, every=1, max_steps=5)
+    path = tmp_path / "step=5.ckpt"
+    state = torch.load(path, weights_only=True)
+    state[name] = state.pop("ShardData")
+    torch.save(state, path)
+    assert fit(shards, None, resume=path).seen == uninterrupted.seen[2 * 5 :]
 
 
 @pytest.mark.parametrize("batch_size", [2, 8])

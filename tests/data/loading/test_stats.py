@@ -55,5 +55,5 @@ def test_lanes_are_for_indexed_sets():
     assert dataclasses.replace(CONFIG, lanes=8).lanes == 8
     with pytest.raises(ValueError, match="at least 1, got 0"):
         dataclasses.replace(CONFIG, lanes=0)
-    with pytest.raises(ValueError, match="no effect with streaming=true"):
-        dataclasses.replace(CONFIG, lanes=2, streaming=True, streaming_samples=9)
+    with pytest.raises(ValueError, match="no effect with streaming_samples"):
+        dataclasses.replace(CONFIG, lanes=2, streaming_samples=9)

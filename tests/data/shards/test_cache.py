@@ -83,16 +83,28 @@ def test_the_size_holds_while_many_fetch_at_once(server, shards, tmp_path):
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_what_a_killed_process_was_downloading_is_removed(server, shards, tmp_path):
+# A loader that is forked meanwhile has a copy of everything that its parent has open, and outlives it.
+FETCHING = """
+import os, sys, threading, time
+from pathlib import Path
+from data.shards.cache import open_remote
+remote = open_remote(sys.argv[1], sys.argv[2], 10**9, True)
+threading.Thread(target=remote.read, args=(0,)).start()
+while not [file for file in Path(sys.argv[2], "shards").glob("*.partial") if file.stat().st_size]:
+    time.sleep(0.02)
+if child := os.fork():
+    print(child, flush=True)
+time.sleep(600)
+"""
+
+
+def test_what_a_killed_process_was_downloading_is_removed(server, shards, tmp_path, request):
     size = max(shard.bytes for shard in shards.shards)
     server.faults = {"train-000000.tar": ["stuck"]}
-    code = (
-        "import sys; from data.shards.cache import open_remote as o; o(sys.argv[1], sys.argv[2], 10**9, True).read(0)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, server.url, str(tmp_path)])
-    while not [f for f in tmp_path.rglob("*.partial") if f.parent.name == "shards" and f.stat().st_size]:
-        assert process.poll() is None
-        time.sleep(0.02)
+    process = subprocess.Popen([sys.executable, "-c", FETCHING, server.url, str(tmp_path)], stdout=subprocess.PIPE)
+    request.addfinalizer(process.stdout.close)
+    child = int(process.stdout.readline())
+    request.addfinalizer(lambda: os.kill(child, signal.SIGKILL))
     alive = reach(server, tmp_path, 4 * size)
     alive.read(7)
     assert len(list(tmp_path.rglob("*.partial"))) == 1  # not that of a process that lives
@@ -101,6 +113,7 @@ def test_what_a_killed_process_was_downloading_is_removed(server, shards, tmp_pa
     alive.read(14)
     assert not list(tmp_path.rglob("*.partial"))
     assert alive.read(0) == shards.read(0)
+    os.kill(child, 0)  # it lives
 
 
 def test_few_files_stay_open_that_may_have_been_evicted(server, shards, tmp_path, monkeypatch):

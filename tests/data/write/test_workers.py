@@ -10,7 +10,7 @@ import pytest
 from made_images import image_bytes, make_folder, make_pixels
 
 from data.codecs.encode import Encoded, EncodeOptions, encode
-from data.sources.source import Item
+from data.sources.source import Item, Source
 from data.write.workers import encoded
 from swinmim.errors import DataError
 
@@ -18,19 +18,14 @@ OPTIONS = EncodeOptions(resize=16)
 
 
 @dataclass(frozen=True)
-class MadeSource:
+class MadeSource(Source):
     """Small images, but for those that are damaged, missing, or end the process that reads them."""
 
-    count: int
     deadly: int = -1
-    classes = ()
-    folders = 1
-    skipped = ()
-    notes = ()
 
-    @property
-    def items(self):
-        return [Item(f"{n}.jpg", -1, 50_000, 0) for n in range(self.count)]
+    @classmethod
+    def of(cls, count, deadly=-1):
+        return cls([Item(f"{n}.jpg", -1, 50_000, 0) for n in range(count)], deadly=deadly)
 
     def load(self, position):
         if position == self.deadly:
@@ -44,7 +39,7 @@ class MadeSource:
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_images_and_reasons_come_in_the_order_of_asking(workers):
-    source, positions = MadeSource(150), [*range(149, -1, -2), *range(0, 150, 2)]
+    source, positions = MadeSource.of(150), [*range(149, -1, -2), *range(0, 150, 2)]
     found = list(encoded(source, positions, OPTIONS, workers))
     assert len(found) == 150
     for position, outcome in zip(positions, found, strict=True):
@@ -60,11 +55,11 @@ def test_images_and_reasons_come_in_the_order_of_asking(workers):
 
 def test_a_process_that_dies_names_what_it_read():
     with pytest.raises(DataError, match=r"(?s)encoder process died.*\b77\.jpg.*--workers 1"):
-        list(encoded(MadeSource(150, deadly=77), range(150), OPTIONS, 2))
+        list(encoded(MadeSource.of(150, deadly=77), range(150), OPTIONS, 2))
 
 
 def test_a_consumer_that_stops_early_leaves_no_process_behind():
-    images = encoded(MadeSource(150), range(150), OPTIONS, 2)
+    images = encoded(MadeSource.of(150), range(150), OPTIONS, 2)
     next(images)
     assert len(multiprocessing.active_children()) == 2
     images.close()

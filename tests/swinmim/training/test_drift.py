@@ -153,3 +153,9 @@ def test_real_settings_survive_the_file(name, schema_type, monkeypatch):
     config = dataclasses.asdict(door.check(name, schema_type, ["ckpt=folder", "data.path=images"]))
     assert differences(json.loads(json.dumps(config)), config) == {}
     assert config["allow_drift"] == ()
+
+
+def test_keys_that_left_are_not_missed(stored):
+    check_drift(stored | {"data": {"streaming": False}}, SETTINGS, ())
+    with pytest.raises(ConfigError, match=r"data\.streams: false -> \(absent\)"):
+        check_drift(stored | {"data": {"streams": False}}, SETTINGS, ())
