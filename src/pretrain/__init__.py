@@ -1,7 +1,9 @@
-"""pretrain: unlabelled images become an encoder folder.
+"""`python -m pretrain`: from unlabelled images to an encoder folder.
 
-__main__      the command                 config           its settings
-run           the parts of a run          module           SimMIM under Lightning
-simmim        the method, as in the paper masking          which squares are hidden
-prepare       a batch -> what a step needs                 reconstructions  pictures of what it learns
+    config __main__         settings, and the door
+    run                     the parts of a run, which `swinmim.training.execute` puts in order
+    simmim masking          the method and its masks, plain torch
+    prepare                 from uint8 images to normalised ones, mask and target, on the device
+    module                  connects both to Lightning
+    reconstructions         fixed images under fixed masks, drawn while the model learns
 """

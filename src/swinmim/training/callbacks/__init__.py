@@ -1,6 +1,8 @@
-"""One concern each.
+"""What happens beside the steps, one concern a file.
 
-checkpoint        when to save, what to keep       last_validation   of the weights that are saved last
-progress          the bar                          throughput        perf/
-randomness        every draw follows from (seed, step, rank)
+    checkpoint        when to save, what to keep, which is the best
+    last_validation   the last weights are validated before they are saved
+    progress          the bar
+    randomness        the seed of every micro-batch
+    throughput        images per second, waiting for data, memory
 """

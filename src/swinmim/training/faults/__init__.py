@@ -1,6 +1,9 @@
-"""What ends a run other than its end, and what is left then. See docs/faults.md.
+"""What answers when something goes wrong.
 
-signals       SIGTERM, SIGUSR1                     emergency     exceptions
-stability     non-finite steps, loss spikes        border        what ranks agree on between two steps
-watch         processes that watch each other      heartbeat     what this rank tells the watch
+    signals     SIGTERM and SIGUSR1: all ranks stop at the same step, with everything saved
+    emergency   an exception in a run of one process: its last whole step is saved
+    stability   non-finite steps are not taken, spikes passed by
+    border      how ranks agree at the border of a step without waiting for each other
+    heartbeat   says what this rank is doing to
+    watch       the thread that ends all ranks, by name, when one is gone, silent or stuck
 """

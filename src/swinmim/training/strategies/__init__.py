@@ -1,4 +1,6 @@
-"""How the work is spread over devices.
+"""How the work is spread over devices. Every strategy gives the `Answers` of base.
 
-build         settings -> a strategy               zero          DeepSpeed
+    base    what modules and faults ask; one process and DDP
+    zero    DeepSpeed ZeRO, the only file beside checkpoint/zero that imports it
+    build   from settings to one of them
 """
