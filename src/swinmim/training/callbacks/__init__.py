@@ -1,8 +1,8 @@
 """What happens beside the steps, one concern a file.
 
-    checkpoint        when to save, what to keep, which is the best
-    last_validation   the last weights are validated before they are saved
-    progress          the bar
-    randomness        the seed of every micro-batch
-    throughput        images per second, waiting for data, memory
+checkpoint        when to save, what to keep, which is the best
+last_validation   the last weights are validated before they are saved
+progress          the bar
+randomness        the seed of every micro-batch
+throughput        images per second, waiting for data, memory
 """
