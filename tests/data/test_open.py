@@ -10,7 +10,7 @@ from made_images import make_folder
 from data.config import DataConfig, LabelledDataConfig
 from data.loading.module import ShardData, StreamData
 from data.loading.views import CenterCrop, RandomCrop
-from data.open import labelled_data, loader_settings, open_data, pretrain_data
+from data.open import labelled_parts, loader_settings, open_data, pretrain_data
 from data.order.subsets import split
 from data.shards.local import ShardSet
 from data.write.writer import WriteOptions, write_shards
@@ -35,7 +35,8 @@ def pretrained(path, **changed):
 
 def labelled(path, *, channels=3, needs="label", **changed):
     config = LabelledDataConfig(path=str(path), **{"val_path": None, "labels_per_class": None} | COMMON | changed)
-    return labelled_data(config, *VIEWS, settings(config), channels=channels, needs=needs)
+    parts = labelled_parts(config, seed=3, channels=channels, needs=needs)
+    return ShardData(*parts, *VIEWS, settings(config))
 
 
 def test_the_loaders_are_as_the_settings_say(shard_dir):
