@@ -45,7 +45,7 @@ class TaskModule(TrainingModule):
         return self.task.loss(self.network(images_BCHW), batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.task.update(self.metrics, self.network(self.prepare(batch)), batch)
+        self.task.update(dict(self.metrics.items()), self.network(self.prepare(batch)), batch)
         self.log_skipped("health/skipped_val_samples", batch["substituted"])
 
     def on_validation_epoch_end(self) -> None:

@@ -48,10 +48,10 @@ class Subject:
     """What the task's `survey` found."""
 
 
-Settings = TypeVar("Settings", bound=TaskConfig)
+Config = TypeVar("Config", bound=TaskConfig)
 
 
-class Task(ABC, Generic[Settings]):
+class Task(ABC, Generic[Config]):
     """One kind of question about images.
 
     Args:
@@ -70,11 +70,11 @@ class Task(ABC, Generic[Settings]):
     needs: ClassVar[Literal["label"] | TargetKind]
     """What of a sample the task learns from: its class number, or a target (`data.codecs.targets`)."""
 
-    def __init__(self, settings: Settings, subject: Subject) -> None:
+    def __init__(self, settings: Config, subject: Subject) -> None:
         self.settings, self.subject = settings, subject
 
     @classmethod
-    def survey(cls, settings: Settings, targets: Iterable[Any]) -> dict[str, Any]:
+    def survey(cls, settings: Config, targets: Iterable[Any]) -> dict[str, Any]:
         """Facts of the whole training set that the task needs, as plain values; they become `subject.facts`.
 
         targets: decoded one by one as they are asked for, which few tasks do.

@@ -37,10 +37,10 @@ class PooledConfig(TaskConfig):
             raise ValueError("randaug_magnitude has no effect with randaug_ops=0; set it to 0")
 
 
-Settings = TypeVar("Settings", bound=PooledConfig)
+Config = TypeVar("Config", bound=PooledConfig)
 
 
-class PooledTask(Task[Settings]):
+class PooledTask(Task[Config]):
     """Base of such tasks: one output for each class."""
 
     def head(self, encoder: SwinV2) -> nn.Linear:

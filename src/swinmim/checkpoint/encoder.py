@@ -150,20 +150,16 @@ def describe_encoder(path: str | Path, **options: Unpack[EncoderOptions]) -> Swi
 def encoder_of(manifest: Manifest, folder: Path, **options: Unpack[EncoderOptions]) -> SwinV2:
     """The encoder that the manifest of `folder` describes, on the meta device; as `describe_encoder`."""
     architecture = _architecture(manifest, folder)
-    if (in_chans := options.pop("in_chans", None)) is not None:
+    given: dict[str, Any] = dict(options)
+    if (in_chans := given.pop("in_chans", None)) is not None:
         architecture = dataclasses.replace(architecture, in_chans=in_chans)
-    if options.get("resolution") is None:
-        options["resolution"] = manifest.resolution
-        if options.get("window") is None:  # as it was saved, padded or not; later stages clamp the first one's window
-            options |= {"window": manifest.windows[0], "pad": True}
-    bias = options.pop("position_bias", None) or manifest.position_bias
+    if given.get("resolution") is None:
+        given["resolution"] = manifest.resolution
+        if given.get("window") is None:  # as it was saved, padded or not; later stages clamp the first one's window
+            given |= {"window": manifest.windows[0], "pad": True}
+    given["position_bias"] = given.get("position_bias") or manifest.position_bias
     with torch.device("meta"):
-        return SwinV2(
-            architecture,
-            pretrained_windows=manifest.pretrained_windows,
-            position_bias=bias,  # type: ignore[arg-type]
-            **options,  # type: ignore[arg-type]
-        )
+        return SwinV2(architecture, pretrained_windows=manifest.pretrained_windows, **given)
 
 
 def load_manifest(path: str | Path) -> Manifest:
