@@ -183,10 +183,14 @@ def _values(value: object, columns: int) -> NDArray[np.float32]:
 def _floats(numbers: list[Any]) -> NDArray[np.float32]:
     if not all(type(number) in (int, float) for number in numbers):
         raise DecodeError("values must be numbers")
-    most = float(np.finfo(np.float32).max)
-    if not all(-most <= number <= most for number in numbers):  # whole numbers of JSON have any length
-        raise DecodeError(f"values must be finite and at most {most:.3g}")
-    return np.array([float(number) for number in numbers], np.float32)
+    try:
+        with np.errstate(over="ignore"):
+            values = np.array([float(number) for number in numbers]).astype(np.float32)
+    except OverflowError:  # whole numbers of JSON have any length
+        values = np.array([np.inf], np.float32)
+    if not np.isfinite(values).all():
+        raise DecodeError("values must be finite numbers of 32 bits")
+    return values
 
 
 def _mask(data: bytes, classes: int) -> NDArray[np.uint8]:

@@ -71,7 +71,7 @@ class Shard:
 class Manifest:
     """What a manifest holds, in the order in which it is written. Sets of the first days lack what has a default.
 
-    samples, options, plan and skipped are for people; no part of the program reads them.
+    samples, options, plan and skipped are for people; no part of the program reads them. None is not written.
     """
 
     samples: Annotated[_Count | None, Field(description="a whole number from 0 on")] = None

@@ -123,11 +123,13 @@ def index_tars(
         sampled: decode so many images, spread over the set, for the statistics.
 
     Raises:
-        DataError: no tars, one whose name no manifest may hold, already a shard set, a damaged tar, the same member
-            twice, labels beyond `classes` or all reason, class names that are blank or equal, targets of several
-            kinds or malformed ones, or no readable image.
+        DataError: no channels, no tars, one whose name no manifest may hold, already a shard set, a damaged tar, the
+            same member twice, labels beyond `classes` or all reason, class names that are blank or equal, targets of
+            several kinds or malformed ones, or no readable image.
     """
     path = Path(path)
+    if channels < 1:
+        raise DataError(f"channels must be at least 1, got {channels}.")
     if (path / MANIFEST).exists():
         raise DataError(f"{path} is already a shard set. Remove {MANIFEST} to index it again.")
     tars = sorted(path.glob("*.tar"))

@@ -67,6 +67,8 @@ def test_targets_come_back_as_they_were(kind, data):
 def test_members_are_plain():
     assert encode_target("labels", np.array([False, True, True]), 3) == b"[1,2]"
     assert encode_target("value", np.array([0.1, 3, -2.5e-9], np.float32), 3) == b"[0.1,3.0,-2.5e-09]"
+    largest = np.array([np.finfo(np.float32).max], np.float32)  # its shortest spelling lies above it
+    assert decode_target("value", encode_target("value", largest, 1), 1) == largest
     assert decode_target("labels", b" [ ]", 2).tolist() == [False, False]
     two = Boxes(np.array([[1, 2, 3, 4]] * 2, np.float32), np.array([0, 1]), np.array([False, True]))
     text = b'{"boxes":[[1.0,2.0,3.0,4.0],[1.0,2.0,3.0,4.0]],"labels":[0,1],"crowd":[0,1]}'

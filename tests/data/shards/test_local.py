@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from file_servers import file_server
+from servers import file_server
 
 from data.codecs.targets import MEMBERS, decode_target, encode_target
 from data.shards.archive import TarWriter

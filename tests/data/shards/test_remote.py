@@ -91,7 +91,7 @@ def test_answers_without_end_do_not_fill_the_disk(server, tmp_path, monkeypatch)
     with pytest.raises(DataError, match="more than 100 bytes came"):
         reach(server, tmp_path)
     monkeypatch.undo()
-    monkeypatch.setattr("data.shards.manifest.Shard.index_size", 100)
+    monkeypatch.setattr("data.shards.cache.index_size", lambda samples, version: 100)
     with pytest.raises(DataError, match=r"index.npy cannot be read(?s:.*)more than \d+ bytes came"):
         reach(server, tmp_path)
 

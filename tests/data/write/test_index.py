@@ -227,6 +227,8 @@ def test_wrong_calls(tmp_path):
         index_tars(tmp_path)
     (tmp_path / "x\n.tar").rename(tmp_path / "x.tar")
     index_tars(tmp_path)
+    with pytest.raises(DataError, match="channels must be at least 1, got 0"):
+        index_tars(tmp_path, channels=0)
     with pytest.raises(DataError, match="already a shard set"):
         index_tars(tmp_path)
 
