@@ -4,6 +4,7 @@ A new version that renames one breaks its test in `tests/swinmim/test_private.py
 and torch are imported by the functions, so that importing this file costs nothing.
 """
 
+import sys
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,14 @@ def start_deepspeed(strategy: "DeepSpeedStrategy", *, training: bool) -> None:
 def load_universal(engine: Any, wanted: bool) -> None:
     """Whether an engine's next `load_checkpoint` expects the form for any number of ranks (DeepSpeed 0.19)."""
     engine._config.load_universal_checkpoint = wanted
+
+
+def leave_clients_unloaded() -> None:
+    """Take no folder for one of a client (gcsfs, s3fs) that nothing has loaded; else each is imported to find out, with
+    a line on the console (Lightning 2.6.6)."""
+    from lightning.fabric.utilities import cloud_io
+
+    cloud_io.module_available = sys.modules.__contains__  # type: ignore[assignment, attr-defined]
 
 
 def cpu_has_bf16() -> bool:

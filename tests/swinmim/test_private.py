@@ -163,6 +163,20 @@ def test_the_universal_form_is_a_setting_of_deepspeed(monkeypatch):
     assert config.load_universal_checkpoint is True
 
 
+def test_a_log_on_this_machine_loads_no_client_of_a_server(tmp_path):
+    code = (
+        "import sys; from swinmim import private; from lightning.pytorch.loggers import CSVLogger;"
+        "private.leave_clients_unloaded() if sys.argv[2] == 'left' else None;"
+        "log = CSVLogger(sys.argv[1]); log.log_hyperparams({'a': 1}); log.log_metrics({'b': 2.0}); log.save();"
+        "print('gcsfs' in sys.modules, log.log_dir)"
+    )
+    pytest.importorskip("gcsfs")
+    for number, (how, loaded) in enumerate([("left", False), ("as it is", True)]):
+        command = [sys.executable, "-c", code, str(tmp_path), how]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        assert found.stdout.split() == [str(loaded), str(tmp_path / "lightning_logs" / f"version_{number}")]
+
+
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="Linux tells what the CPU can do")
 def test_bf16_of_the_cpu_follows_its_instructions():
     words = set(Path("/proc/cpuinfo").read_text().split())

@@ -106,11 +106,6 @@ class Draft:
                 _fsync(directory)
             _replace(self.path, self.folder)
 
-    def discard(self) -> None:
-        """Remove what has been written."""
-        self._pool.shutdown()
-        shutil.rmtree(self.path, ignore_errors=True)
-
 
 @contextmanager
 def explained(root: Path, writing: Path | None = None) -> Iterator[None]:

@@ -110,6 +110,7 @@ def build_loggers(config: LoggerConfig, output_dir: Path, settings: dict[str, An
             assert config.wandb is not None
             return [build_wandb(config.wandb, output_dir, settings)]
         case "csv":
+            private.leave_clients_unloaded()
             return [CSVLogger(output_dir, name="metrics")]
         case "none":
             return []
