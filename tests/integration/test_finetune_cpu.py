@@ -12,7 +12,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import swinmim
+from data.sources.find import find_source
+from data.write.writer import WriteOptions, write_shards
 from finetune.module import TaskModule
+from swinmim.checkpoint.io import find
 from swinmim.checkpoint.task_model import load_head
 from swinmim.errors import CheckpointError, ConfigError, DataError, DivergedError
 from swinmim.export import export_timm
@@ -124,6 +127,64 @@ def test_bad_input_stops_with_the_reason(tmp_path, run_finetune, encoder_folder,
     with pytest.raises(error, match=message):
         run_finetune(tmp_path / "run", f"ckpt={encoder_folder}", *SMALL, *overrides)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.fixture(scope="session")
+def tagged(tmp_path_factory):
+    """A shard set of 60 images with any number of three labels: which of the colour channels are bright."""
+    root = tmp_path_factory.mktemp("tagged")
+    rng = np.random.default_rng(0)
+    rows = ["path,labels"]
+    for index in range(60):
+        bright = rng.random(3) < 0.5
+        pixels = rng.integers(0, 60, (40, 40, 3)) + 180 * bright
+        Image.fromarray(pixels.astype(np.uint8)).save(root / f"{index:02d}.png")
+        rows.append(f"{index:02d}.png,{'|'.join(np.array(['red', 'green', 'blue'])[bright])}")
+    (root / "list.csv").write_text("\n".join(rows))
+    write_shards(find_source(str(root / "list.csv")), root / "set", WriteOptions(resize=None, workers=1))
+    return root / "set"
+
+
+def test_any_number_of_labels_is_learnt_resumed_exported_and_replayed(
+    tmp_path, run_finetune, encoder_folder, tagged, monkeypatch, capsys
+):
+    recipe = ("task=multilabel", "task.pos_weight=auto", f"ckpt={encoder_folder}", f"data.path={tagged}")
+    recipe += ("data.labels_per_class=null", "data.val_ratio=0.2", "global_batch_size=16", "batch_size=8")
+    recipe += ("optim.base_lr=5e-2", "resolution=32", "task.crop_scale=[0.6,1]", "drop_path=0.1")
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    metrics = run_finetune(whole, *recipe, "trainer.max_epochs=8", "callbacks.checkpoint.keep_last=99")
+    assert metrics["val/map"] > 0.9
+    assert metrics["val/f1_micro"] > 0.8
+    manifest = json.loads((whole / "encoder" / "manifest.json").read_text())
+    assert manifest["task"] == {"kind": "multilabel", "classes": ["blue", "green", "red"], "threshold": 0.5}
+    best = json.loads((whole / "checkpoints" / "best" / "encoder" / "manifest.json").read_text())
+    assert best["metrics"]["val/map"] >= metrics["val/map"]
+
+    run_finetune(part, *recipe, "trainer.max_epochs=8", f"resume={find(whole / 'checkpoints' / 'step_00000012')}")
+    first, second = (load_file(run / "encoder" / "model.safetensors") for run in (whole, part))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+    model = timm.create_model(f"local-dir:{export_timm(whole, tmp_path / 'timm')}", pretrained=True).eval()
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+
+    original = TaskModule.training_loss
+    monkeypatch.setattr(TaskModule, "training_loss", lambda *arguments: original(*arguments) * float("nan"))
+    with pytest.raises(DivergedError):
+        run_finetune(tmp_path / "nan", *recipe, "callbacks.stability.max_nonfinite_steps=2", "trainer.max_epochs=3")
+    monkeypatch.undo()
+    (bundle,) = (tmp_path / "nan" / "replay").iterdir()
+    assert json.loads((bundle / "replay.json").read_text())["facts"].keys() == {"pos_weight"}
+    monkeypatch.setattr("sys.argv", ["replay", str(bundle)])
+    runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "replay.py"), run_name="__main__")
+    assert "every value is finite here" in capsys.readouterr().out
+
+
+def test_a_set_without_what_the_task_needs_is_refused(tmp_path, run_finetune, encoder_folder, tagged):
+    recipe = (f"ckpt={encoder_folder}", *SMALL[:2], "data.labels_per_class=null")
+    with pytest.raises(DataError, match=r"This task needs labels with each image; .* has none"):
+        run_finetune(tmp_path / "run", *recipe, "task=multilabel")
+    with pytest.raises(DataError, match=r"finetune needs labels; .* has none for some or all images"):
+        run_finetune(tmp_path / "run", *recipe, f"data.path={tagged}")
 
 
 def test_folder_that_is_no_encoder_is_refused(tmp_path, run_finetune):
