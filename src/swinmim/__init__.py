@@ -3,7 +3,10 @@
 create_encoder, load_encoder, save_encoder    the public Python API
 models/       the network, plain torch          optim/        parameter groups, schedules
 checkpoint/   encoder folders, run checkpoints  training/     one run: skeleton, strategies, callbacks, faults
-config, door, errors, security, distributed     settings and the way in
+door, composition, config, security             the way in: a command line becomes typed settings
+errors, urls    what users are told, and not    distributed   who am I among the processes
+tables, memory  what a run says about itself    export        ways out
+private         private names of Lightning and torch          version
 """
 
 import importlib

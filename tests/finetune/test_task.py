@@ -14,8 +14,9 @@ from finetune.task import Subject, TaskModel
 from finetune.tasks.registry import TASKS
 from swinmim.checkpoint.encoder import load_encoder
 from swinmim.checkpoint.task_model import load_head, save_task_model
+from swinmim.composition import check
 from swinmim.config import CONF_DIR
-from swinmim.door import STARTED, check
+from swinmim.door import STARTED
 from swinmim.errors import ConfigError
 
 FILES = sorted(path.stem for path in (CONF_DIR / "task").glob("*.yaml"))

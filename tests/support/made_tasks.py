@@ -1,22 +1,33 @@
 """Tasks and modules of fine-tuning, small, from the settings that conf/ has for them."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import yaml
 from torch import nn
 
 from finetune.config import FinetuneConfig
 from finetune.module import TaskModule
-from finetune.task import Subject, TaskModel
+from finetune.task import Subject, Task, TaskModel
 from finetune.tasks.registry import TASKS
-from swinmim import door
+from swinmim.composition import check
 from swinmim.config import CONF_DIR
-from swinmim.models.swinv2 import create_encoder
+from swinmim.models.swinv2 import SwinV2, create_encoder
 from swinmim.training.module import Plan, Provenance
 
 PLAN = Plan(global_batch_size=4, accumulation=1, steps_per_epoch=10, total_steps=100)
 PROVENANCE = Provenance(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
 
 
-def made_task(name, classes=("a", "b"), *, facts=None, channels=3, bits=8, **changed):
+def made_task(
+    name: str,
+    classes: Sequence[str] = ("a", "b"),
+    *,
+    facts: dict[str, Any] | None = None,
+    channels: int = 3,
+    bits: int = 8,
+    **changed: Any,
+) -> Any:
     """The task of conf/task/NAME.yaml, with some settings changed."""
     settings = yaml.safe_load((CONF_DIR / "task" / f"{name}.yaml").read_text()) | changed
     task = TASKS[settings["kind"]]
@@ -25,14 +36,14 @@ def made_task(name, classes=("a", "b"), *, facts=None, channels=3, bits=8, **cha
     return task(task.Settings(**settings | lists), subject)
 
 
-def made_encoder():
+def made_encoder() -> SwinV2:
     encoder = create_encoder("swinv2_demo", resolution=32, embed_dim=16, head_dim=8)
     for parameter in encoder.parameters():
         nn.init.normal_(parameter, 0.1, 0.3)
     return encoder
 
 
-def made_module(task, kind=TaskModule):
+def made_module(task: Task[Any], kind: type[TaskModule] = TaskModule) -> TaskModule:
     """A task's module around a small encoder, without a trainer."""
-    config = door.check("finetune", FinetuneConfig, ["ckpt=x", "data.path=x", "output_dir=x"])
+    config = check("finetune", FinetuneConfig, ["ckpt=x", "data.path=x", "output_dir=x"])
     return kind(TaskModel(made_encoder(), task), task, config, PLAN, PROVENANCE)

@@ -6,6 +6,7 @@ import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import create_autospec
 
 import lightning.pytorch as pl
@@ -123,7 +124,7 @@ def test_forget_workers_leaves_torchs_handler_nothing_to_raise():
     from torch._C import _error_if_any_worker_fails
 
     def watched():
-        batches = iter(DataLoader(TensorDataset(torch.zeros(4, 1)), num_workers=1))
+        batches: Any = iter(DataLoader(TensorDataset(torch.zeros(4, 1)), num_workers=1))
         next(batches)
         (worker,) = batches._workers
         return batches, worker

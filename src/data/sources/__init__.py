@@ -4,4 +4,5 @@ source        what a source is                         find          which one a
 folder        a tree of images                         listing       CSV, TSV, JSON lines, parquet
 tars          ImageNet's tars and WebDataset shards    hub           a Hugging Face dataset
 digits        the built-in set                         labels        labels as people write them -> numbers
+keys          what belongs together in a tar           tar_targets   targets that lie in tars
 """

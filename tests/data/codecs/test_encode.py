@@ -370,8 +370,9 @@ def test_quality_and_subsampling_are_those_asked_for():
         reference: Any = Image.open(io.BytesIO(image_bytes(Image.new("RGB", (64, 64)), quality=quality)))
         assert done.quantization == reference.quantization
         assert [layer[1:3] for layer in done.layer] == [(2, 2), (1, 1), (1, 1)]
-    grey = Image.open(io.BytesIO(encode(data, EncodeOptions(resize=64, quality=40, channels=1)).data))
-    assert grey.quantization == Image.open(io.BytesIO(image_bytes(Image.new("L", (64, 64)), quality=40))).quantization
+    grey: Any = Image.open(io.BytesIO(encode(data, EncodeOptions(resize=64, quality=40, channels=1)).data))
+    plain: Any = Image.open(io.BytesIO(image_bytes(Image.new("L", (64, 64)), quality=40)))
+    assert grey.quantization == plain.quantization
 
 
 def test_a_broken_exif_block_is_silent():

@@ -1,6 +1,7 @@
 """Real processes that die, and ranks that must not wait for each other for ever."""
 
 import hashlib
+import itertools
 import json
 import logging
 import multiprocessing
@@ -135,9 +136,9 @@ def test_a_worker_that_dies_names_the_sample(shards, monkeypatch, workers):
             os.kill(os.getpid(), signal.SIGKILL)
         return original(data)
 
+    from data.codecs.decode import decode as original
     from data.loading import dataset
 
-    original = dataset.decode
     monkeypatch.setattr(dataset, "decode", decode)
     data = shard_data(shards, resolution=(16, 16), seed=0, global_batch=8, batch_size=8, num_workers=workers)
     with pytest.raises(DataError, match=rf"exit codes: -9.*reading: {victim.shard}: {victim.key}\.jpg"):
@@ -179,17 +180,16 @@ def limited(shard_dir, rank, rendezvous, results):
 @pytest.mark.slow
 def test_too_many_bad_images_on_one_rank_stop_both_at_the_same_batch(shard_dir, tmp_path, monkeypatch):
     from data.codecs.decode import DecodeError
+    from data.codecs.decode import decode as original
     from data.loading import dataset
 
-    original = dataset.decode
+    calls = itertools.count(1)
 
     def decode(data, *arguments, **options):
-        decode.calls += 1
-        if os.environ.get("RANK") == "1" and decode.calls % 2:
+        if os.environ.get("RANK") == "1" and next(calls) % 2:
             raise DecodeError("bad on this rank")
         return original(data, *arguments, **options)
 
-    decode.calls = 0
     monkeypatch.setattr(dataset, "decode", decode)
     results = FORK.SimpleQueue()
     ranks = [FORK.Process(target=limited, args=(shard_dir, rank, tmp_path / "meet", results)) for rank in range(2)]

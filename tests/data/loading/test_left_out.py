@@ -15,7 +15,7 @@ from finetune.module import TaskModule
 from pretrain.config import PretrainConfig
 from pretrain.module import PretrainModule
 from pretrain.simmim import SimMIM
-from swinmim.door import check
+from swinmim.composition import check
 
 SETTINGS = LoaderSettings(resolution=(32, 32), seed=0, global_batch=4, batch_size=4)
 DAMAGED = (0, 3, 10)  # the first also fills up the last batch

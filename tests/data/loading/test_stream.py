@@ -1,5 +1,6 @@
 import io
 import itertools
+import multiprocessing
 import pickle
 import tarfile
 from dataclasses import replace
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from made_loaders import SMALL, stream_data
+from torch.multiprocessing.spawn import start_processes
 
 from data.loading.batch import LoaderSettings
 from data.loading.stream import StreamDataset, StreamLoader
@@ -146,6 +147,7 @@ def test_a_lost_shard_on_a_server_does_not_end_the_run(server, tmp_path, workers
     data = stream_data(StreamSet(server.url + REMOTE, 24, allow_insecure=True), num_workers=workers)
     loader = data.train_dataloader()
     assert workers == 0 or loader.multiprocessing_context.get_start_method() == "spawn"
+    assert isinstance(loader.dataset, StreamDataset)
     loader.dataset.tars.first_pause = 0.001
     server.faults = {"train-000003.tar": [404] * 6}
     assert [batch["image"].any(dim=(1, 2, 3)).all().item() for batch in loader] == [True] * 3
@@ -234,8 +236,8 @@ def test_all_ranks_stop_at_the_same_batch(tmp_path, shards):
             make_tar(tmp_path / f"{rank}-{number}.tar", [(f"{n}.jpg", good) for n in range(8)])
     for number in range(4):
         (tmp_path / f"1-{number}.tar").write_bytes(b"")
-    results = mp.get_context("fork").Queue()
-    mp.start_processes(rank_of_two, (tmp_path, results), nprocs=2, start_method="fork")
+    results = multiprocessing.get_context("fork").Queue()
+    start_processes(rank_of_two, (tmp_path, results), nprocs=2, start_method="fork")
     (_, first, one), (_, second, other) = sorted(results.get(timeout=5) for _ in range(2))
     assert first == second < 64
     assert one == other

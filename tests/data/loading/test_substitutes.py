@@ -12,6 +12,7 @@ import pytest
 import torch
 from made_loaders import SMALL, shard_data
 
+from data.codecs.decode import decode as decode_image
 from data.loading import dataset
 from data.loading.batch import LoaderSettings
 from data.loading.dataset import BatchDataset
@@ -99,7 +100,7 @@ def test_substitutes_of_a_damaged_shard_come_from_others(damaged):
 @pytest.fixture
 def patched(shards, monkeypatch):
     """A set whose sample 11 does something when it is decoded."""
-    original, victim = dataset.decode, shards.read(11)
+    original, victim = decode_image, shards.read(11)
 
     def patch(fault):
         def decode(data, *arguments, **options):

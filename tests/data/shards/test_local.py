@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from servers import file_server
 
+from data.codecs.formats import SUFFIXES
 from data.codecs.targets import MEMBERS, decode_target, encode_target
 from data.shards.archive import TarWriter
 from data.shards.cache import open_remote
 from data.shards.local import ShardSet
 from data.shards.manifest import Manifest, Shard, read_manifest
 from data.shards.mixed import MixedSet
-from data.shards.rows import INDEX, SUFFIXES, TARGET_INDEX, index_bytes
+from data.shards.rows import INDEX, TARGET_INDEX, index_bytes
 from data.write.index import index_tars
 from data.write.writer import WriteOptions, write_shards
 from swinmim.errors import DataError
@@ -80,10 +81,10 @@ def write_targets(dest, kind="labels", change=None):
             beside = tar.add(f"{record.key}.{MEMBERS[kind]}", member)
             rows.append((image, len(record.data), -1, SUFFIXES.index(record.suffix), beside, len(member)))
         sha256 = tar.close()
-    rows = np.array(rows, TARGET_INDEX)
+    table = np.array(rows, TARGET_INDEX)
     if change is not None:
-        rows[change[0]][1] = change[1]
-    index = index_bytes(rows.tolist(), 2)
+        table[change[0]][1] = change[1]
+    index = index_bytes(table.tolist(), 2)
     shard = Shard(name, 3, tar.size, sha256, hashlib.sha256(index).hexdigest())
     (dest / shard.index_name).write_bytes(index)
     replace(read_manifest(GOLDEN)[1], target=kind, shards=(shard,)).write(dest)

@@ -5,11 +5,12 @@ import torch
 from torch import nn
 
 from pretrain.config import PretrainConfig
-from swinmim import door
+from swinmim.composition import check
 from swinmim.errors import ConfigError
 from swinmim.models.architecture import get_architecture
 from swinmim.models.swinv2 import SwinV2
 from swinmim.training import execute as module_under_test
+from swinmim.training import trainer as trainer_module
 from swinmim.training.execute import execute
 
 SMALL = (
@@ -40,6 +41,7 @@ class Parts:
 
     def __init__(self):
         self.events = []
+        self.arguments = {}
 
     def note(self, name):
         self.events.append(name + (" on meta" if torch.empty(0).is_meta else ""))
@@ -101,12 +103,10 @@ def parts(monkeypatch):
         assert (module, type(data)) == ("module", Images)
         return {"loss": 3.0}
 
-    world = module_under_test.check_world
-
     def check_world(trainer, strategy):
         parts.note("check_world")
         if strategy.kind != "deepspeed":  # which asks for a GPU
-            world(trainer, strategy)
+            trainer_module.check_world(trainer, strategy)
 
     def check_memory(count, *_):
         parts.note("check_memory" if count else "nothing counted")
@@ -117,7 +117,7 @@ def parts(monkeypatch):
 
 
 def start(parts, tmp_path, *overrides):
-    return execute(parts, door.check("pretrain", PretrainConfig, [*SMALL, *overrides]), tmp_path)
+    return execute(parts, check("pretrain", PretrainConfig, [*SMALL, *overrides]), tmp_path)
 
 
 def test_events_come_in_the_one_order(parts, tmp_path):
