@@ -19,7 +19,7 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     layer_decay: float = 1.0
-    """Learning-rate factor per layer below the head; 1 is off (SimMIM fine-tunes SwinV2-B with 0.75)."""
+    """Factor on the peak rate per layer below the head; 1 is off (SimMIM fine-tunes SwinV2-B with 0.75)."""
     clip_grad_norm: float = 5.0
     """Largest gradient norm (Swin and SimMIM: 5; SwinV2-G: 100)."""
 
@@ -43,7 +43,7 @@ def build_optimizer(
     total_steps: int,
     steps_per_epoch: int,
 ) -> tuple[AdamW, LambdaLR]:
-    """AdamW over `param_groups` and a per-step schedule.
+    """AdamW over `param_groups` and a per-step schedule; layer decay scales the peak of a group, nothing else.
 
     Args:
         model: module with timm's SwinV2 parameter names.
@@ -60,5 +60,13 @@ def build_optimizer(
     for group in groups:
         group["lr"] = lr * group["lr_scale"]
     optimizer = AdamW(groups, lr=lr, betas=optim.betas, eps=optim.eps, fused=True)
-    factor = lr_factor(schedule, base_lr=optim.base_lr, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
-    return optimizer, LambdaLR(optimizer, factor)
+    factors = [
+        lr_factor(
+            schedule,
+            base_lr=optim.base_lr * group["lr_scale"],
+            total_steps=total_steps,
+            steps_per_epoch=steps_per_epoch,
+        )
+        for group in groups
+    ]
+    return optimizer, LambdaLR(optimizer, factors)
