@@ -7,7 +7,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from swinmim.config import schema
-from swinmim.optim.param_groups import param_groups
+from swinmim.optim.param_groups import OF_ATTENTION, param_groups
 from swinmim.optim.schedules import ScheduleConfig, lr_factor, peak_lr
 
 
@@ -16,6 +16,9 @@ class OptimConfig:
     base_lr: float
     """Peak learning rate for a batch of 512; the real one is base_lr * global_batch_size / 512."""
     weight_decay: float = 0.05
+    decay_attention: bool = False
+    """Weight decay for logit_scale and the weights of the position bias (cpb_mlp) too: the official pretraining has it,
+    the official fine-tuning has not."""
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     layer_decay: float = 1.0
@@ -49,11 +52,13 @@ def build_optimizer(
         model: module with timm's SwinV2 parameter names.
         optim, schedule: their settings.
         depths: blocks per stage.
-        rules: no-decay rules that must match (see `param_groups.NO_DECAY`).
+        rules: no-decay rules that must match (see `param_groups.NO_DECAY`); `optim.decay_attention` lifts two.
         global_batch_size: images per optimizer step over all ranks.
         total_steps, steps_per_epoch: optimizer steps.
     """
     lr = peak_lr(optim.base_lr, global_batch_size)
+    if optim.decay_attention:
+        rules = [rule for rule in rules if rule not in OF_ATTENTION]
     groups = param_groups(
         model, weight_decay=optim.weight_decay, depths=depths, layer_decay=optim.layer_decay, rules=rules
     )
