@@ -176,7 +176,7 @@ def test_recipes_at_toy_size(tmp_path, cache, caplog, cheap, recipe, precision):
     config = door.check("pretrain", PretrainConfig, [*toy, *device, f"output_dir={tmp_path / 'run'}"])
     with caplog.at_level("INFO"):
         metrics = pretrain(config, tmp_path / "run")
-    assert said(caplog.text) <= 9
+    assert said(caplog.text) == (7 if recipe == "swinv2_t_mim" else 8)
     assert "val/recon_loss" in metrics
 
 

@@ -1,7 +1,8 @@
 """torch.compile in pieces, each shape with code of its own.
 
 torch keeps what it compiles with the code object of a function, looks it through at every call, and gives up after
-eight. Blocks of one shape share a code object here, and no two shapes do. Private names of torch as of 2.15.
+eight. Blocks of one shape share a code object here, and no two shapes do. Private names of torch as of 2.15, imported
+where they are used: the compiler takes a second to load.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable
 from types import FunctionType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch._dynamo.callback import CallbackArgs, CallbackTrigger, callback_handler
+
+if TYPE_CHECKING:
+    from torch._dynamo.callback import CallbackArgs
 
 
 class Compiled:
@@ -30,10 +33,12 @@ class Compiled:
         """function(*inputs), where all inputs with this key have the same shapes, dtypes and constants."""
         if key in self.of:
             return self.of[key](*inputs)
+        import torch._dynamo.config as settings
+
         code = own_code(self.function, f"{self.function.__name__}_{len(self.of)}")
         self.of[key] = torch.compile(code, backend=self.backend, dynamic=False, fullgraph=True)
         # DDP would cut graphs at its buckets. The gradients of a block are ready in time without that.
-        with torch._dynamo.config.patch(optimize_ddp=False):
+        with settings.patch(optimize_ddp=False):
             return self.of[key](*inputs)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -57,11 +62,15 @@ class CompileCount:
         self._since = 0.0
 
     def open(self) -> None:
+        from torch._dynamo.callback import callback_handler
+
         callback_handler.register_start_callback(self._start)
         callback_handler.register_end_callback(self._end)
 
     def close(self) -> None:
         """Closing twice is no error."""
+        from torch._dynamo.callback import callback_handler
+
         if self._start in callback_handler.start_callbacks:
             callback_handler.remove_start_callback(self._start)
             callback_handler.remove_end_callback(self._end)
@@ -71,4 +80,4 @@ class CompileCount:
 
     def _end(self, args: CallbackArgs) -> None:
         self.seconds += time.perf_counter() - self._since
-        self.graphs += args.callback_trigger is CallbackTrigger.DYNAMO
+        self.graphs += args.callback_trigger.name == "DYNAMO"
