@@ -31,7 +31,8 @@ class DataConfig:
     """A tree of images, a shard set (directory with manifest.json, or its https, s3, gs or hf URL), or
     builtin:digits."""
     val_ratio: float
-    """Share of the set that is held out for validation; always the same images, whatever the run's seed."""
+    """Share of the set that is held out for validation; always the same images, whatever the run's seed. Pretraining
+    with 0 trains on all of it, without validation and pictures."""
     cache_dir: str | None
     """Where folders are packed into shards, and remote shards are kept; null is ~/.cache/swinmim."""
     cache_bytes: int = CACHE_BYTES
@@ -61,7 +62,7 @@ class DataConfig:
     """Share of undecodable images beyond which the run stops."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.val_ratio < 1:
+        if not 0 <= self.val_ratio < 1:
             raise ValueError(f"val_ratio must lie between 0 and 1, got {self.val_ratio}")
         if self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
@@ -103,3 +104,5 @@ class LabelledDataConfig(DataConfig):
             raise ValueError(
                 "mix and streaming_samples are for pretraining; fine-tuning reads one labelled, indexed set"
             )
+        if self.val_ratio == 0:
+            raise ValueError("val_ratio=0 is for pretraining; fine-tuning is judged on images it has not seen")

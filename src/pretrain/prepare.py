@@ -11,6 +11,7 @@ from torch import Tensor
 from data.loading.normalise import normalise, random_flip
 from pretrain.masking import random_mask
 from pretrain.simmim import Target, make_target
+from swinmim.models.compiled import own_code
 
 Prepare = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
@@ -45,4 +46,5 @@ def prepare_step(
 
 def compiled_prepare_step(backend: str = "inductor") -> Prepare:
     """`prepare_step` as one graph: its dozens of pointwise passes over the pixels become a few."""
-    return torch.compile(prepare_step, backend=backend, dynamic=False, fullgraph=True)
+    step = own_code(prepare_step, "prepare_step")  # another run in this process has other shapes
+    return torch.compile(step, backend=backend, dynamic=False, fullgraph=True)

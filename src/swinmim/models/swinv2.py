@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from swinmim.models.architecture import ARCHITECTURES, Architecture, get_architecture
 from swinmim.models.attention import ATTENTIONS, Attention, WindowAttention, under_autocast
+from swinmim.models.compiled import Compiled
 from swinmim.models.errors import ModelError
 from swinmim.models.init import init_weights
 from swinmim.models.position_bias import POSITION_BIASES, PositionBias, relative_coords, relative_position_index
@@ -141,15 +142,17 @@ class SwinV2(nn.Module):
         self._set_windows()
 
     def compile_blocks(self, backend: str = "inductor") -> None:
-        """torch.compile every block, in place and lazily; parameters keep their names.
+        """torch.compile the training step of every block, in place and lazily; parameters keep their names.
 
         Blocks of one shape share one graph (two where every second block is shifted, one more where some have a
-        main-branch norm): 6 for T to L, 7 for H and G, whatever the depth. A change of resolution or batch size
-        compiles again. A graph that would break is an error.
+        main-branch norm): 6 for T to L, 7 for H and G, whatever the depth. Another resolution or batch size compiles
+        again, beside what is there. A graph that would break is an error. In eval mode and without gradients, where
+        batches have many sizes, blocks run as they are written.
         """
+        compiled = Compiled(run_block, backend)
         for stage in self.layers:
             for block in cast(Stage, stage).blocks:
-                block.compile(backend=backend, dynamic=False, fullgraph=True)
+                cast(Block, block).compiled = compiled
 
     def _set_windows(self) -> None:
         for stage, window, pretrained in zip(self.layers, self.stages, self.pretrained_windows, strict=True):
@@ -353,11 +356,19 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, hidden_dim)
         self.norm2 = nn.LayerNorm(dim)
         self.norm3 = nn.LayerNorm(dim) if extra_norm else None
+        self.compiled: Compiled | None = None
 
     def forward(
         self, tokens_BHWC: Tensor, tables: WindowTables, drop_2B111: Tensor | None, recompute: Recompute = "none"
     ) -> Tensor:
-        return run(self.run, tokens_BHWC, tables, drop_2B111, recompute=recompute if self.training else "none")
+        if not self.training or not torch.is_grad_enabled():
+            return self.run(tokens_BHWC, tables, drop_2B111)
+        if self.compiled is None:
+            return run_block(self, tokens_BHWC, tables, drop_2B111, recompute)
+        shape = tokens_BHWC.shape, tokens_BHWC.dtype, self.stage_window, tables.order_P is None
+        key = *shape, self.norm3 is None, drop_2B111 is None, recompute
+        out: Tensor = self.compiled(key, self, tokens_BHWC, tables, drop_2B111, recompute)
+        return out
 
     def run(self, tokens_BHWC: Tensor, tables: WindowTables, drop_2B111: Tensor | None) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C). drop_2B111: see `Stage.drop_scale`."""
@@ -387,6 +398,13 @@ class Block(nn.Module):
         tokens_BPC = reorder(tokens_BHWC.flatten(1, 2), tables.order_P, tables.inverse_P)
         out_BwNC = self.attn(tokens_BPC.view(-1, len(tables.index_NN), C), tables)
         return reorder(out_BwNC.view(B, -1, C), tables.inverse_P, tables.order_P).view(tokens_BHWC.shape)
+
+
+def run_block(
+    block: Block, tokens_BHWC: Tensor, tables: WindowTables, drop_2B111: Tensor | None, recompute: Recompute
+) -> Tensor:
+    """A block in training, under its policy: what is compiled."""
+    return run(block.run, tokens_BHWC, tables, drop_2B111, recompute=recompute)
 
 
 def create_encoder(name: str, *, resolution: int | Sequence[int] = 192, in_chans: int = 3, **options: Any) -> SwinV2:

@@ -1,7 +1,8 @@
 """Which parameters decay, and at which learning rate: by name, so that partitioned parameters are grouped alike.
 
-Source: microsoft/Swin-Transformer optimizer.py. One difference on purpose: there a prefix bug lets `logit_scale` and
-`cpb_mlp` decay during SimMIM pretraining; here they never do.
+Source: microsoft/Swin-Transformer optimizer.py. Fine-tuning there exempts `logit_scale` and `cpb_mlp`. In SimMIM
+pretraining its names for them carry a prefix that matches no parameter: they decay, and the published models were
+trained so.
 """
 
 import re
@@ -19,6 +20,9 @@ NO_DECAY = {
     "mask_token": r"(^|\.)mask_token$",
 }
 """Parameters without weight decay: rule name -> pattern of the parameter's full name."""
+
+OF_ATTENTION = ("logit_scale", "cpb_mlp")
+"""The rules that the official SimMIM pretraining lacks."""
 
 _BLOCK = re.compile(r"(^|\.)layers\.(\d+)\.blocks\.(\d+)\.")
 _DOWNSAMPLE = re.compile(r"(^|\.)layers\.(\d+)\.downsample\.")

@@ -49,11 +49,14 @@ def warmup_steps(config: ScheduleConfig, steps_per_epoch: int) -> int:
 def lr_factor(
     config: ScheduleConfig, *, base_lr: float, total_steps: int, steps_per_epoch: int
 ) -> Callable[[int], float]:
-    """Factor on the peak rate at each optimizer step.
+    """Factor on the peak rate of a parameter group at each optimizer step.
+
+    Where the warm-up starts and the cosine ends are rates, the same for every group, whatever its peak: so in
+    microsoft/Swin-Transformer lr_scheduler.py with timm 0.4.12. A group whose peak lies below min_lr rises to it.
 
     Args:
         config: the schedule's settings.
-        base_lr: peak rate per 512 images; warmup_lr and min_lr are relative to it.
+        base_lr: peak rate of the group per 512 images.
         total_steps: optimizer steps of the whole run.
         steps_per_epoch: optimizer steps per epoch.
 

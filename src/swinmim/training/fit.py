@@ -13,6 +13,7 @@ from swinmim.checkpoint import io
 from swinmim.errors import CheckpointError, ConfigError
 from swinmim.optim.schedules import lr_factor
 from swinmim.tables import pairs
+from swinmim.training.callbacks.compilation import Compilation
 from swinmim.training.callbacks.last_validation import LastValidation
 from swinmim.training.callbacks.progress import Progress
 from swinmim.training.callbacks.randomness import StepRandomness
@@ -140,6 +141,7 @@ def train(
             Stability(output_dir, config.callbacks.stability, seed=config.seed, origin=origin),
             signals,
             LastValidation(),
+            *([Compilation()] if config.compile else []),
             *callbacks,
         ],
         loggers=build_loggers(config.logger, output_dir, dataclasses.asdict(config)),

@@ -6,8 +6,13 @@ import torch
 from torch import nn
 
 import swinmim
+from finetune.config import FinetuneConfig
+from pretrain.config import PretrainConfig
 from pretrain.simmim import SimMIM
+from swinmim import door
+from swinmim.optim.build import OptimConfig, build_optimizer
 from swinmim.optim.param_groups import layer_id, param_groups
+from swinmim.optim.schedules import ScheduleConfig
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 PRETRAIN_RULES = ("bias", "norm", "logit_scale", "cpb_mlp", "mask_token")
@@ -43,6 +48,45 @@ def test_nothing_one_dimensional_decays_and_only_weights_do():
                 assert parameter.ndim > 1
                 assert name.endswith(".weight")
                 assert "cpb_mlp" not in name
+
+
+@pytest.mark.parametrize(("decay_attention", "keywords"), [(True, ()), (False, ("logit_scale", "cpb_mlp"))])
+def test_decay_is_the_official_one_in_pretraining_and_in_fine_tuning(decay_attention, keywords):
+    model = base_model()
+    optimizer, _ = build_optimizer(
+        model,
+        OptimConfig(base_lr=1e-4, decay_attention=decay_attention),
+        ScheduleConfig(kind="cosine", warmup_steps=1),
+        depths=(2, 2, 18, 2),
+        rules=PRETRAIN_RULES,
+        global_batch_size=2048,
+        total_steps=10,
+        steps_per_epoch=10,
+    )
+    found = {name for group in optimizer.param_groups if group["weight_decay"] for name in group["names"]}
+    assert found == officially_decayed(model, keywords)
+    assert ("encoder.layers.0.blocks.0.attn.logit_scale" in found) == decay_attention
+
+
+def officially_decayed(model, keywords):
+    """optimizer.py: nothing of one axis, no bias, not the mask token, and no name with a keyword in it. Those of SimMIM
+    pretraining, "encoder.logit_scale" and "encoder.cpb_mlp", are in no name.
+    """
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1
+        and not name.endswith(".bias")
+        and name != "mask_token"
+        and not any(keyword in name for keyword in keywords)
+    }
+
+
+def test_the_two_commands_decay_as_published(monkeypatch):
+    monkeypatch.setenv(door.STARTED, "2026-01-01_00-00-00")
+    assert door.check("pretrain", PretrainConfig, ["experiment=swinv2_b_mim", "data.path=x"]).optim.decay_attention
+    fine_tuning = ["experiment=swinv2_b_ft_224", "data.path=x", "ckpt=y"]
+    assert not door.check("finetune", FinetuneConfig, fine_tuning).optim.decay_attention
 
 
 def test_layer_ids_are_the_official_ones():

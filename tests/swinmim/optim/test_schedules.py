@@ -5,6 +5,7 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
+import swinmim
 from swinmim.errors import ConfigError
 from swinmim.optim.build import OptimConfig, build_optimizer
 from swinmim.optim.schedules import ScheduleConfig, lr_factor, peak_lr
@@ -53,22 +54,75 @@ def test_multistep_equals_torch_after_a_linear_warm_up():
         reference.step()
 
 
-def test_schedule_reaches_each_group_with_its_scale():
-    model = nn.ModuleDict({"norm": nn.LayerNorm(2), "head": nn.Linear(2, 2)})
+def published_rates(peak, step, *, kind, start, floor, warm, total, milestones):
+    """microsoft/Swin-Transformer lr_scheduler.py over timm 0.4.12, in words: a line from start up to the peak, then
+    half a cosine down to the floor, or a tenth at each milestone passed. Start and floor are rates, no shares.
+    """
+    if step < warm:
+        return start + step * (peak - start) / warm
+    if kind == "cosine":
+        return floor + 0.5 * (peak - floor) * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
+    rate = peak
+    for milestone in milestones:
+        if milestone <= step:
+            rate = rate * 0.1
+    return rate
+
+
+@pytest.mark.parametrize("kind", ["cosine", "multistep"])
+@pytest.mark.parametrize(("depths", "layer_decay"), [((2, 2, 18, 2), 0.75), ((2, 2, 18, 2), 0.7), ((2, 2, 6, 2), 1.0)])
+def test_rate_of_each_group_at_each_step_is_the_published_one(kind, depths, layer_decay):
+    with torch.device("meta"):
+        encoder = swinmim.create_encoder("swinv2_t", resolution=32, embed_dim=32, head_dim=16, depths=depths)
+        model = nn.ModuleDict({"encoder": encoder, "head": nn.Linear(encoder.num_features, 10)})
+    base_lr, warm, total = 1.25e-3, 20, 100
+    if kind == "cosine":
+        schedule = ScheduleConfig(kind="cosine", warmup_epochs=2, warmup_lr=2.5e-7, min_lr=2.5e-7)
+    else:
+        schedule = ScheduleConfig(kind="multistep", warmup_epochs=2, warmup_lr=2.5e-7, milestones=(6, 8))
     optimizer, scheduler = build_optimizer(
         model,
-        OptimConfig(base_lr=1e-3, layer_decay=0.5),
-        ScheduleConfig(kind="cosine", warmup_steps=2),
-        depths=(1,),
+        OptimConfig(base_lr=base_lr, layer_decay=layer_decay),
+        schedule,
+        depths=depths,
         rules=("bias", "norm"),
-        global_batch_size=512,
-        total_steps=10,
+        global_batch_size=2048,
+        total_steps=total,
         steps_per_epoch=10,
     )
-    assert [group["lr"] for group in optimizer.param_groups] == [0.0] * len(optimizer.param_groups)
-    optimizer.step()
-    scheduler.step()
-    assert scheduler.get_last_lr()[-1] == pytest.approx(5e-4)
+    groups = optimizer.param_groups
+    assert len(groups) == (2 if layer_decay == 1.0 else 2 * (sum(depths) + 2))
+    milestones = [60, 80]
+    low = {"start": 1e-6, "floor": 1e-6}  # for 2048 images
+    for step in range(total + 1):
+        for group in groups:
+            depth = sum(depths) + 1 if layer_decay == 1.0 else int(group["name"].split("_")[1])
+            peak = 5e-3 * layer_decay ** (sum(depths) + 1 - depth)
+            expected = published_rates(peak, step, kind=kind, **low, warm=warm, total=total, milestones=milestones)
+            assert group["lr"] == pytest.approx(expected, rel=1e-12), (step, group["name"])
+        # what the module logs as train/lr is the group of the peak
+        top = published_rates(5e-3, step, kind=kind, **low, warm=warm, total=total, milestones=milestones)
+        assert scheduler.get_last_lr()[-1] == pytest.approx(top, rel=1e-12)
+        assert max(scheduler.get_last_lr()) == pytest.approx(top, rel=1e-12)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_rates_of_groups_equal_timm():
+    """timm's scheduler, for groups that it does not scale itself (lr_scale, newer than the version that Swin names)."""
+    peaks = [5e-3 * 0.7**n for n in range(26)]  # SwinV2-L: the lowest lies below the floor
+    assert min(peaks) < 1e-6
+    reference = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))], "lr": peak} for peak in peaks])
+    scheduler = CosineLRScheduler(
+        reference, t_initial=80, lr_min=1e-6, warmup_t=20, warmup_lr_init=1e-6, warmup_prefix=True, t_in_epochs=False
+    )
+    config = ScheduleConfig(kind="cosine", warmup_epochs=2, warmup_lr=2.5e-7, min_lr=2.5e-7)
+    factors = [lr_factor(config, base_lr=peak / 4, total_steps=100, steps_per_epoch=10) for peak in peaks]
+    for step in range(100):
+        scheduler.step_update(step)
+        expected = [group["lr"] for group in reference.param_groups]
+        found = [peak * factor(step) for peak, factor in zip(peaks, factors, strict=True)]
+        assert found == pytest.approx(expected, rel=1e-9)
 
 
 def test_end_of_cosine_is_the_floor():
