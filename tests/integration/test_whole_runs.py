@@ -25,8 +25,8 @@ from data.write.__main__ import main as write
 from pretrain import prepare
 from pretrain.config import PretrainConfig
 from pretrain.run import run as pretrain
-from swinmim import door
 from swinmim.checkpoint import io
+from swinmim.composition import check
 from swinmim.export import export_timm
 from swinmim.models.swinv2 import SwinV2
 
@@ -173,7 +173,7 @@ def test_fine_tuning(tmp_path, run_finetune, read_losses, caplog, cheap, name):
 def test_recipes_at_toy_size(tmp_path, cache, caplog, cheap, recipe, precision):
     toy = (f"experiment={recipe}", "debug=toy", "compile=true", f"data.cache_dir={cache}")
     device = ("trainer.accelerator=cpu", f"trainer.precision={precision}")
-    config = door.check("pretrain", PretrainConfig, [*toy, *device, f"output_dir={tmp_path / 'run'}"])
+    config = check("pretrain", PretrainConfig, [*toy, *device, f"output_dir={tmp_path / 'run'}"])
     with caplog.at_level("INFO"):
         metrics = pretrain(config, tmp_path / "run")
     assert said(caplog.text) == (7 if recipe == "swinv2_t_mim" else 8)

@@ -10,6 +10,7 @@ from finetune.config import FinetuneConfig
 from pretrain.config import PretrainConfig
 from pretrain.simmim import SimMIM
 from swinmim import door
+from swinmim.composition import check
 from swinmim.optim.build import OptimConfig, build_optimizer
 from swinmim.optim.param_groups import layer_id, param_groups
 from swinmim.optim.schedules import ScheduleConfig
@@ -84,9 +85,9 @@ def officially_decayed(model, keywords):
 
 def test_the_two_commands_decay_as_published(monkeypatch):
     monkeypatch.setenv(door.STARTED, "2026-01-01_00-00-00")
-    assert door.check("pretrain", PretrainConfig, ["experiment=swinv2_b_mim", "data.path=x"]).optim.decay_attention
+    assert check("pretrain", PretrainConfig, ["experiment=swinv2_b_mim", "data.path=x"]).optim.decay_attention
     fine_tuning = ["experiment=swinv2_b_ft_224", "data.path=x", "ckpt=y"]
-    assert not door.check("finetune", FinetuneConfig, fine_tuning).optim.decay_attention
+    assert not check("finetune", FinetuneConfig, fine_tuning).optim.decay_attention
 
 
 def test_layer_ids_are_the_official_ones():
