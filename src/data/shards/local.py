@@ -103,21 +103,22 @@ class ShardSet:
             raise IndexError(f"sample {index} of {len(self)}")
         offset, size, label, suffix, *target = self._index[index].item()
         number, name = self.locate(index)
-        head, data = self._member(number, index, offset, size)
+        block = self._member(number, index, offset, size)
         # The member's own header names it, so keys need no memory.
-        folder, slash, name_in_it = head[:100].split(b"\0", 1)[0].decode(errors="replace").rpartition("/")
-        beside = self._member(number, index, *target)[1] if target else b""
-        return Record(folder + slash + name_in_it.split(".", 1)[0], data, SUFFIXES[suffix], label, name, beside)
+        folder, slash, name_in_it = block[:100].split(b"\0", 1)[0].decode(errors="replace").rpartition("/")
+        key = folder + slash + name_in_it.split(".", 1)[0]
+        beside = self._member(number, index, *target)[BLOCK:] if target else b""
+        return Record(key, block[BLOCK:], SUFFIXES[suffix], label, name, beside)
 
-    def _member(self, number: int, index: int, offset: int, size: int) -> tuple[bytes, bytes]:
-        """Header and data of the member that begins there; the header tells when the shard is not what was indexed."""
+    def _member(self, number: int, index: int, offset: int, size: int) -> bytes:
+        """Header and data of the member whose data begins there; the header tells when the shard is not as indexed."""
         block = os.pread(self._file(number), BLOCK + size, offset - BLOCK)
         if len(block) != BLOCK + size or _header_size(block) != size:
             raise DataError(
                 f"Sample {index} is not where the index says, in {self.file_of(number)}. The file was changed while in"
                 " use; copy it again or write the shards again."
             )
-        return block[:BLOCK], block[BLOCK:]
+        return block
 
     def _file(self, number: int) -> int:
         file = self._files.get(number)  # after a fork too: pread keeps no position

@@ -66,8 +66,8 @@ def _read_index(path: Path, shard: Shard, manifest: Manifest) -> NDArray[np.void
         return f"{shard.index_name}: missing or unreadable ({error.strerror})"
     if hashlib.sha256(data).hexdigest() != shard.index_sha256:
         return f"{shard.index_name}: changed"
-    head = len(_head(shard.samples, manifest.version))
-    rows = np.frombuffer(data, ROWS[manifest.version], count=shard.samples, offset=head)
+    kind = ROWS[manifest.version]
+    rows = np.frombuffer(data, kind, count=shard.samples, offset=size - shard.samples * kind.itemsize)
     good = _inside(rows["offset"], rows["size"], shard) & (rows["suffix"] < len(SUFFIXES))
     good &= (rows["label"] >= -1) & (rows["label"] < (len(manifest.classes) or 2**31))
     if manifest.target:
