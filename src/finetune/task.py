@@ -19,9 +19,9 @@ from swinmim.models.swinv2 import SwinV2
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
-    from data.codecs.targets import TargetKind
     from data.loading.batch import Batch
     from data.loading.views import View
+    from data.open import Needs
 
 Pair = tuple[int, int]
 Rows = list[dict[str, Any]]
@@ -67,8 +67,8 @@ class Task(ABC, Generic[Config]):
     Settings: ClassVar[type[TaskConfig]]
     monitor: ClassVar[tuple[str, Literal["min", "max"]]]
     """What the best checkpoint is best at."""
-    needs: ClassVar[Literal["label"] | TargetKind]
-    """What of a sample the task learns from: its class number, or a target (`data.codecs.targets`)."""
+    needs: ClassVar[Needs]
+    """What of a sample the task learns from."""
 
     def __init__(self, settings: Config, subject: Subject) -> None:
         self.settings, self.subject = settings, subject
