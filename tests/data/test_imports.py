@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 import data
 
 
@@ -17,6 +19,7 @@ def test_the_writer_and_the_codecs_import_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_no_process_that_writes_shards_imports_torch(folder, tmp_path):
     """Python tells on stderr what it imports, in every process that it starts."""
     ended = subprocess.run(

@@ -82,6 +82,7 @@ def test_wrong_settings_say_where(overrides, message):
         compose(*overrides)
 
 
+@pytest.mark.slow
 def test_tasks_are_imported_without_what_they_need_at_work():
     heavy = {"lightning", "torchmetrics", "torchvision", "timm", "wandb"}
     code = f"import sys, {finetune.config.__name__}; print(*({heavy!r} & set(sys.modules)))"

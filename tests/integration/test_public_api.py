@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 
 import swinmim
@@ -29,6 +30,7 @@ def test_the_documented_calls(tmp_path):
     assert [stage.window for stage in larger.stages] == [(8, 8), (8, 8), (8, 8), (4, 4)]
 
 
+@pytest.mark.slow
 def test_the_api_brings_neither_hydra_nor_lightning():
     use = "swinmim.create_encoder, swinmim.load_encoder, swinmim.save_encoder"  # their first use imports
     code = f"import sys, swinmim; {use}; import pretrain.simmim; print(*sys.modules)"

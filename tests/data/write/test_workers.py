@@ -73,6 +73,7 @@ def test_encoder_processes_do_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_packing_a_folder_loads_no_client_of_a_server(tmp_path):
     make_folder(tmp_path / "in", 4)
     code = (
