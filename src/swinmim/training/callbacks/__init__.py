@@ -1,6 +1,5 @@
 """What happens beside the steps, one concern a file.
 
-compilation       says what torch.compile made
 checkpoint        when to save, what to keep, which is the best
 compilation       says how many graphs were compiled, in what time
 last_validation   the last weights are validated before they are saved
