@@ -1,6 +1,6 @@
 """Connects a task to Lightning: batches in, loss and metrics out. Knows no task."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from data.loading.batch import Batch
 from data.loading.normalise import normalise
 from finetune.task import Task, TaskModel
 from swinmim.checkpoint.task_model import save_task_model
-from swinmim.training.module import Plan, Provenance, TrainingModule
+from swinmim.training.module import Build, Plan, Provenance, TrainingModule
 from swinmim.training.settings import RunConfig
 
 
@@ -21,10 +21,10 @@ class TaskModule(TrainingModule):
     Args:
         network: encoder and head.
         task: whose they are.
-        config: recipe.
-        plan: steps and batch.
-        provenance, build: see `TrainingModule`.
+        config, plan, provenance, build: see `TrainingModule`.
     """
+
+    rules = ("bias", "norm", "logit_scale", "cpb_mlp")
 
     def __init__(
         self,
@@ -33,10 +33,9 @@ class TaskModule(TrainingModule):
         config: RunConfig,
         plan: Plan,
         provenance: Provenance,
-        build: Callable[[], nn.Module] | None = None,
+        build: Build | None = None,
     ) -> None:
-        rules = ("bias", "norm", "logit_scale", "cpb_mlp")
-        super().__init__(network, config, plan, provenance, rules=rules, build=build)
+        super().__init__(network, config, plan, provenance, build)
         self.task = task
         self.metrics = nn.ModuleDict(task.metrics())
 

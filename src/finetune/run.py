@@ -1,13 +1,12 @@
 """One fine-tuning run: encoder folder and labelled images -> task model."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
-from torch import nn
 
 from data.codecs.decode import DecodeError
 from data.codecs.targets import decode_target
@@ -25,7 +24,7 @@ from swinmim.models.architecture import get_architecture
 from swinmim.models.swinv2 import SwinV2
 from swinmim.training.callbacks.checkpoint import Monitor
 from swinmim.training.execute import execute
-from swinmim.training.module import Plan, Provenance
+from swinmim.training.module import Build, Plan, Provenance
 
 
 def run(config: FinetuneConfig, output_dir: Path) -> dict[str, float]:
@@ -73,14 +72,7 @@ class FinetuneParts:
     def network(self, data: ShardData, *, load_weights: bool = True) -> TaskModel:
         return TaskModel(build_encoder(self.config, load_weights=load_weights), self.task)
 
-    def module(
-        self,
-        network: TaskModel,
-        data: ShardData,
-        plan: Plan,
-        provenance: Provenance,
-        build: Callable[[], nn.Module] | None,
-    ) -> TaskModule:
+    def module(self, network: TaskModel, plan: Plan, provenance: Provenance, build: Build | None) -> TaskModule:
         return TaskModule(network, self.task, self.config, plan, provenance, build)
 
     def recipe(self) -> dict[str, Any]:

@@ -58,8 +58,7 @@ class Task(ABC, Generic[Config]):
         settings: its own, an instance of `Settings`.
         subject: see there.
 
-    Raises:
-        UserError: the settings do not fit the subject.
+    Raises UserError: the settings do not fit the subject.
     """
 
     kind: ClassVar[str]

@@ -10,11 +10,7 @@ from swinmim.models.errors import ModelError
 
 
 def mask_grid(resolution: tuple[int, int], mask_unit: int) -> tuple[int, int]:
-    """Units per side, (H / mask_unit, W / mask_unit).
-
-    Raises:
-        ModelError: the image is not a whole number of units.
-    """
+    """Units per side, (H / mask_unit, W / mask_unit). Raises ModelError: the image is not a whole number of units."""
     height, width = resolution
     if height % mask_unit or width % mask_unit:
         raise ModelError(

@@ -1,6 +1,6 @@
 """Connects SimMIM to Lightning: batches in, loss and metrics out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -13,8 +13,8 @@ from pretrain.config import PretrainConfig
 from pretrain.masking import blurred, mask_grid, upsample_mask, visible_mean
 from pretrain.prepare import Prepare, compiled_prepare_step, prepare_step
 from pretrain.simmim import SimMIM, local_statistics
-from swinmim.checkpoint.encoder import save_encoder
-from swinmim.training.module import Plan, Provenance, TrainingModule
+from swinmim.checkpoint.task_model import save_task_model
+from swinmim.training.module import Build, Plan, Provenance, TrainingModule
 
 VAL_METRICS = ("recon_loss", "mean_baseline", "blur_baseline")
 
@@ -25,9 +25,10 @@ class PretrainModule(TrainingModule):
     Args:
         model: the method.
         config: optimizer, schedule, augmentation, and whether the preparation of training batches is compiled.
-        plan: steps and batch.
-        provenance, build: see `TrainingModule`.
+        plan, provenance, build: see `TrainingModule`.
     """
+
+    rules = ("bias", "norm", "logit_scale", "cpb_mlp", "mask_token")
 
     def __init__(
         self,
@@ -35,10 +36,9 @@ class PretrainModule(TrainingModule):
         config: PretrainConfig,
         plan: Plan,
         provenance: Provenance,
-        build: Callable[[], nn.Module] | None = None,
+        build: Build | None = None,
     ) -> None:
-        rules = ("bias", "norm", "logit_scale", "cpb_mlp", "mask_token")
-        super().__init__(model, config, plan, provenance, rules=rules, build=build)
+        super().__init__(model, config, plan, provenance, build)
         self.flip = config.augment.flip
         self.prepare_training: Prepare = compiled_prepare_step() if config.compile else prepare_step
         self.val_metrics = nn.ModuleDict({name: MeanMetric() for name in VAL_METRICS})
@@ -82,7 +82,7 @@ class PretrainModule(TrainingModule):
         return torch.zeros_like(images_BCHW), (blur_BCHW - local_mean) / local_std
 
     def reconstruct(self, batch: Batch) -> dict[str, Tensor]:
-        """The columns of the picture, (B, C, H, W) each, in 0..1."""
+        """The columns of the picture, see `Reconstructions`."""
         images_BCHW, mask_Bhw, target_BCHW = self.prepare(batch)
         _, prediction_BCHW = self.model(images_BCHW, mask_Bhw, target_BCHW)
         prediction_BCHW = self.model.to_pixels(prediction_BCHW, images_BCHW)
@@ -113,5 +113,4 @@ class PretrainModule(TrainingModule):
         )
 
     def save_encoder_folder(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        encoder = {name.removeprefix("encoder."): w for name, w in weights.items() if name.startswith("encoder.")}
-        save_encoder(self.model.encoder, folder, manifest=self.encoder_manifest(), weights=encoder)
+        save_task_model(self.model.encoder, folder, weights, self.encoder_manifest())

@@ -1,7 +1,6 @@
 """Fixed images under fixed masks, drawn while the model learns: input | masked | prediction | composite."""
 
 from pathlib import Path
-from typing import Any, Protocol
 
 import lightning as L
 import torch
@@ -13,22 +12,11 @@ from swinmim.errors import ConfigError
 from swinmim.training.callback_settings import ReconstructionsConfig
 
 
-class Reconstructs(Protocol):
-    """What the callback needs of the module."""
-
-    def reconstruct(self, batch: Any) -> dict[str, Tensor]:
-        """Column title -> images (B, C, H, W) in 0..1, in the order of the columns."""
-        ...
-
-
 class Reconstructions(Callback):
     """Writes `OUTPUT/reconstructions/step_*.png` and logs the picture where the logger takes images.
 
-    Args:
-        output_dir: directory of the run.
-        config: how often and how many.
-
-    The datamodule's validation batches must be the same at every call.
+    The datamodule's validation batches must be the same at every call. The module must have `reconstruct(batch)`:
+    column title -> images (B, C, H, W) in 0..1, in the order of the columns.
     """
 
     def __init__(self, output_dir: Path, config: ReconstructionsConfig) -> None:
@@ -90,8 +78,7 @@ def draw_columns(
 def to_rgb(images_BCHW: Tensor, bands: tuple[int, int, int] | None = None) -> Tensor:
     """(B, C, H, W) -> (B, 3, H, W): the channels `bands`; without, the first three, or the first one as grey.
 
-    Raises:
-        ConfigError: the images have fewer channels.
+    Raises ConfigError: the images have fewer channels.
     """
     images_BCHW = images_BCHW.float()
     if bands is not None:

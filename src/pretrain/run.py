@@ -1,13 +1,12 @@
 """One pretraining run: settings -> data, model, trainer -> encoder folder."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
-from torch import nn
 
 from data.loading.module import ShardData, StreamData
 from data.loading.stats import Stats, resolve_stats
@@ -26,7 +25,7 @@ from swinmim.models.architecture import get_architecture
 from swinmim.models.swinv2 import SwinV2
 from swinmim.training.callbacks.checkpoint import Monitor
 from swinmim.training.execute import execute
-from swinmim.training.module import Plan, Provenance
+from swinmim.training.module import Build, Plan, Provenance
 
 
 def run(config: PretrainConfig, output_dir: Path) -> dict[str, float]:
@@ -76,23 +75,12 @@ class PretrainParts:
     def network(self, data: ShardData | StreamData, *, load_weights: bool = True) -> SimMIM:
         return build_model(self.config, load_weights=load_weights)
 
-    def module(
-        self,
-        network: SimMIM,
-        data: ShardData | StreamData,
-        plan: Plan,
-        provenance: Provenance,
-        build: Callable[[], nn.Module] | None,
-    ) -> PretrainModule:
+    def module(self, network: SimMIM, plan: Plan, provenance: Provenance, build: Build | None) -> PretrainModule:
         return PretrainModule(network, self.config, plan, provenance, build)
 
     def recipe(self) -> dict[str, Any]:
-        config = self.config
-        return {
-            "method": "SimMIM",
-            "mim": dataclasses.asdict(config.mim),
-            "augment": dataclasses.asdict(config.augment),
-        }
+        mim, augment = dataclasses.asdict(self.config.mim), dataclasses.asdict(self.config.augment)
+        return {"method": "SimMIM", "mim": mim, "augment": augment}
 
     def derived(self, network: SimMIM, data: ShardData | StreamData) -> dict[str, object]:
         grid = mask_grid(network.encoder.resolution, network.mask_unit)

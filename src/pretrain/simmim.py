@@ -27,9 +27,8 @@ class SimMIM(nn.Module):
         mask_ratio: share of masked units, in (0, 1).
         target: "raw" pixels (SimMIM) or "local_norm", each pixel normalised by the 47-px window around it (SwinV2).
 
-    Raises:
-        ModelError: the mask unit fits neither the patch size nor the resolution, the ratio is out of range, or the
-            encoder is padded to a resolution of no whole strides.
+    Raises ModelError: the mask unit fits neither the patch size nor the resolution, the ratio is out of range, or the
+    encoder is padded to a resolution of no whole strides.
     """
 
     def __init__(

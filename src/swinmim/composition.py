@@ -41,8 +41,7 @@ def check(
     Returns:
         The typed config, or None without a schema.
 
-    Raises:
-        ConfigError: the list of problems.
+    Raises ConfigError: the list of problems.
     """
     problems = list(found)
     config = None

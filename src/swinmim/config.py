@@ -55,8 +55,7 @@ class ModelConfig:
 def load(schema_type: type[T], cfg: DictConfig) -> T:
     """Turn a composed config into typed dataclasses.
 
-    Raises:
-        ConfigError: every problem at once: unknown keys with the nearest legal one, wrong types, broken rules.
+    Raises ConfigError: every problem at once: unknown keys with the nearest legal one, wrong types, broken rules.
     """
     try:
         data = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)

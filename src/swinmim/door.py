@@ -99,9 +99,8 @@ def _run_name() -> str:
 def refuse_overwrite(output_dir: Path, resume: str | None) -> None:
     """A run never writes into the directory of another one.
 
-    Raises:
-        ConfigError: the directory holds more than what Hydra just put there and nothing asks to resume it, or
-            resume=auto is asked for in a directory that is new at every start.
+    Raises ConfigError: the directory holds more than what Hydra just put there and nothing asks to resume it, or
+    resume=auto is asked for in a directory that is new at every start.
     """
     started = os.environ.get(STARTED, "?")
     if resume == "auto" and started in str(output_dir) and not started.startswith("slurm_"):

@@ -51,20 +51,16 @@ def adds_distributed_sampler(trainer: "Trainer") -> bool:
     return bool(trainer._accelerator_connector.use_distributed_sampler)
 
 
-def counters(progress: "_Progress") -> "_ProcessedTracker":
-    """`ready`, `started`, `processed` and `completed` of a loop, to read and to set (Lightning 2.6.6)."""
+def counters(progress: "_Progress", *, total: bool = False) -> "_ProcessedTracker":
+    """`ready`, `started`, `processed` and `completed` of a loop, to read and to set (Lightning 2.6.6).
+
+    total: summed over all times that the loop ran.
+    """
     from lightning.pytorch.loops.progress import _ProcessedTracker
 
-    assert isinstance(progress.current, _ProcessedTracker)
-    return progress.current
-
-
-def total_counters(progress: "_Progress") -> "_ProcessedTracker":
-    """The same, summed over all times that the loop ran (Lightning 2.6.6)."""
-    from lightning.pytorch.loops.progress import _ProcessedTracker
-
-    assert isinstance(progress.total, _ProcessedTracker)
-    return progress.total
+    tracker = progress.total if total else progress.current
+    assert isinstance(tracker, _ProcessedTracker)
+    return tracker
 
 
 def begin_anew(loop: "_FitLoop") -> None:

@@ -90,7 +90,7 @@ def test_total_counters_are_those_that_a_loop_restores():
     progress = trainer().fit_loop.epoch_progress
     counts = dict.fromkeys(("ready", "started", "processed", "completed"), 6)
     progress.load_state_dict({"current": dict.fromkeys(counts, 2), "total": counts})
-    assert private.total_counters(progress).processed == 6
+    assert private.counters(progress, total=True).processed == 6
     assert private.counters(progress).processed == 2
 
 

@@ -54,8 +54,7 @@ def draft_path(folder: Path) -> Path:
 class Draft:
     """A checkpoint being written in `path`, a hidden directory beside `folder`. Leftovers of killed saves are removed.
 
-    Raises:
-        CheckpointError: the place cannot be written to.
+    Raises CheckpointError: the place cannot be written to.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -85,8 +84,7 @@ class Draft:
     def commit(self) -> None:
         """Flush what is left, write the marker and give the checkpoint its name.
 
-        Raises:
-            CheckpointError: the disk is full or read-only; the older checkpoints are as before.
+        Raises CheckpointError: the disk is full or read-only; the older checkpoints are as before.
         """
         with explained(self.folder.parent, self.path):
             for path in files(self.path):
@@ -115,8 +113,7 @@ def explained(root: Path, writing: Path | None = None) -> Iterator[None]:
         root: directory of the checkpoints.
         writing: the unfinished checkpoint, removed when the disk is full.
 
-    Raises:
-        CheckpointError: instead of OSError.
+    Raises CheckpointError: instead of OSError.
     """
     try:
         yield
@@ -148,8 +145,7 @@ def _reason(error: OSError, root: Path, writing: Path | None) -> str:
 def check_writable(root: Path) -> None:
     """Find out at the start of a run whether checkpoints can be written, not after its first epoch.
 
-    Raises:
-        CheckpointError: they cannot.
+    Raises CheckpointError: they cannot.
     """
     with explained(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -159,11 +155,7 @@ def check_writable(root: Path) -> None:
 
 
 def read_marker(folder: Path) -> Marker:
-    """The marker of a checkpoint.
-
-    Raises:
-        CheckpointError: there is none that can be read.
-    """
+    """The marker of a checkpoint. Raises CheckpointError: there is none that can be read."""
     try:
         text = json.loads((folder / COMPLETE).read_text())
         if text["version"] != VERSION:
@@ -229,8 +221,7 @@ def newest(root: Path) -> tuple[Path | None, list[str]]:
 def find(path: Path) -> Path:
     """The checkpoint directory a user means: itself, its state, or the newest one of a run.
 
-    Raises:
-        CheckpointError: there is none, or it is incomplete or damaged.
+    Raises CheckpointError: there is none, or it is incomplete or damaged.
     """
     if path.name == STATE:
         path = path.parent
@@ -252,8 +243,7 @@ def find(path: Path) -> Path:
 def find_newest(root: Path) -> Path | None:
     """The checkpoint that resume=auto continues; None where there are none yet. Says which it passed over and why.
 
-    Raises:
-        CheckpointError: there are checkpoints and none of them can be used.
+    Raises CheckpointError: there are checkpoints and none of them can be used.
     """
     found, skipped = newest(root)
     for reason in skipped:
@@ -301,11 +291,7 @@ def point(link: Path, target: Path) -> None:
 
 
 def read_config(folder: Path) -> Mapping[str, object]:
-    """The settings that the run had when it wrote a checkpoint.
-
-    Raises:
-        CheckpointError: they are missing.
-    """
+    """The settings that the run had when it wrote a checkpoint. Raises CheckpointError: they are missing."""
     try:
         config: dict[str, object] = json.loads((folder / CONFIG).read_text())
     except (OSError, ValueError) as error:

@@ -54,8 +54,7 @@ def read_head(path: str | Path) -> dict[str, Tensor]:
 def load_head(path: str | Path, head: nn.Module) -> None:
     """Fill `head` with the weights of the head stored with an encoder.
 
-    Raises:
-        CheckpointError: there is none, or it is another one (with a coverage report).
+    Raises CheckpointError: there is none, or it is another one (with a coverage report).
     """
     folder, state = find_encoder_folder(path), read_head(path)
     if not state:

@@ -55,8 +55,7 @@ def is_zero(state: Path) -> bool:
 def inspect(state: Path) -> Saved:
     """Number of ranks and stage that wrote a directory.
 
-    Raises:
-        CheckpointError: it is not DeepSpeed's, or files of some ranks are missing.
+    Raises CheckpointError: it is not DeepSpeed's, or files of some ranks are missing.
     """
     if not is_zero(state):
         raise CheckpointError(
@@ -89,8 +88,7 @@ def safe_loading() -> Iterator[None]:
 
     DeepSpeed's own calls would take any pickle; torch lets the environment overrule them, and has no other switch.
 
-    Raises:
-        CheckpointError: a file holds anything else, and nothing of it has run.
+    Raises CheckpointError: a file holds anything else, and nothing of it has run.
     """
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
@@ -126,8 +124,7 @@ def to_encoder_folder(step: Path, folder: Path, like: Path | None = None) -> Pat
     Returns:
         The folder.
 
-    Raises:
-        CheckpointError: no DeepSpeed checkpoint, no manifest, or weights of another architecture.
+    Raises CheckpointError: no DeepSpeed checkpoint, no manifest, or weights of another architecture.
     """
     state = step / STATE
     inspect(state)
@@ -154,8 +151,7 @@ def merged_weights(state: Path) -> dict[str, Tensor]:
 def to_universal(state: Path) -> Path:
     """Write `checkpoint_universal` beside the parts of the ranks, from which any number of ranks can resume.
 
-    Raises:
-        CheckpointError: not a DeepSpeed checkpoint.
+    Raises CheckpointError: not a DeepSpeed checkpoint.
     """
     from deepspeed.checkpoint import ds_to_universal
 

@@ -64,8 +64,7 @@ def check_drift(then: Mapping[str, object], now: Mapping[str, object], allowed: 
         now: settings of this run.
         allowed: `allow_drift`, keys that may change this time.
 
-    Raises:
-        ConfigError: a change that is neither free nor allowed, or an entry of `allowed` without effect.
+    Raises ConfigError: a change that is neither free nor allowed, or an entry of `allowed` without effect.
     """
     changed = {key: pair for key, pair in differences(then, now).items() if key not in GONE}
     refused = [key for key in changed if not is_free(key) and key not in allowed]

@@ -7,7 +7,7 @@ the schedule before a trainer is; the seed is set once, before the data.
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -21,27 +21,21 @@ from swinmim.models.swinv2 import SwinV2
 from swinmim.optim.schedules import peak_lr, warmup_steps
 from swinmim.training.callbacks.checkpoint import Checkpoints, Monitor
 from swinmim.training.fit import make_plan, train
-from swinmim.training.module import Plan, Provenance, TrainingModule
+from swinmim.training.module import Build, Plan, Provenance, TrainingModule
 from swinmim.training.settings import RunConfig
 from swinmim.training.trainer import check_memory, check_world, resolve_precision
 
 log = logging.getLogger(__name__)
 
 
-class ImageSet(Sized, Protocol):
-    """What is read off a set of images."""
-
-    @property
-    def fingerprint(self) -> str: ...
-
-
 class Data(Protocol):
     """What is read off a data module."""
 
-    @property
-    def train(self) -> ImageSet: ...
-
     num_train: int
+
+    @property
+    def train(self) -> Any:
+        """The set, with a length and a `fingerprint`."""
 
 
 D = TypeVar("D", bound=Data)
@@ -74,9 +68,7 @@ class Parts(Protocol[S, D, N]):
     def network(self, data: D, *, load_weights: bool = True) -> N:
         """The network; without its pretrained weights where it is built under the meta device."""
 
-    def module(
-        self, network: N, data: D, plan: Plan, provenance: Provenance, build: Callable[[], N] | None
-    ) -> TrainingModule:
+    def module(self, network: N, plan: Plan, provenance: Provenance, build: Build | None) -> TrainingModule:
         """The Lightning module; arguments as `TrainingModule`'s."""
 
     def recipe(self) -> Mapping[str, Any]:
@@ -99,16 +91,9 @@ class Parts(Protocol[S, D, N]):
 def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[str, float]:
     """One run: its encoder folder is at `output_dir/encoder`, its best checkpoint at `output_dir/checkpoints/best`.
 
-    Args:
-        parts: of this kind of run, made from the same settings.
-        config: settings.
-        output_dir: directory of the run.
+    parts: of this kind of run, made from the same settings. Returns the last value of every metric.
 
-    Returns:
-        The last value of every metric.
-
-    Raises:
-        UserError: whatever in settings, data or checkpoints keeps the run from starting, or ended it.
+    Raises UserError: whatever in settings, data or checkpoints keeps the run from starting, or ended it.
     """
     check_world(config.trainer, config.strategy)
     accumulation = parts.accumulation()
@@ -125,19 +110,27 @@ def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[
         build = functools.partial(parts.network, data)
     else:
         network = parts.network(data)
+    encoder = cast(SwinV2, network.encoder)
     if config.compile:
-        encoder_of(network).compile_blocks()
+        encoder.compile_blocks()
     plan = make_plan(config, accumulation=accumulation, num_samples=data.num_train)
     provenance = Provenance(
         mean=mean,
         std=std,
-        recipe={**parts.recipe(), **_common_recipe(config)},
+        recipe={
+            **parts.recipe(),
+            "optim": dataclasses.asdict(config.optim),
+            "schedule": dataclasses.asdict(config.schedule),
+            "max_epochs": config.trainer.max_epochs,
+            "global_batch_size": config.global_batch_size,
+            "seed": config.seed,
+        },
         data={"fingerprint": data.train.fingerprint, "samples": len(data.train)},
         parent=config.ckpt,
     )
     metrics = train(
         config,
-        parts.module(network, data, plan, provenance, build),
+        parts.module(network, plan, provenance, build),
         cast(L.LightningDataModule, data),
         command=parts.command,
         callbacks=[
@@ -148,7 +141,13 @@ def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[
             "parameters": num_parameters(network),
             "images": data.num_train,
             **parts.derived(network, data),
-            **_common_derived(config, encoder_of(network), plan),
+            "windows": ", ".join(f"{h}x{w}" for h, w in (stage.window for stage in encoder.stages)),
+            "peak_lr": peak_lr(config.optim.base_lr, config.global_batch_size),
+            "warmup_steps": warmup_steps(config.schedule, plan.steps_per_epoch),
+            "steps_per_epoch": plan.steps_per_epoch,
+            "total_steps": plan.total_steps,
+            "accumulation": plan.accumulation,
+            "precision": resolve_precision(config.trainer),
         },
         output_dir=output_dir,
     )
@@ -160,30 +159,3 @@ def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[
 def num_parameters(module: nn.Module) -> int:
     """Number of trainable values."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def encoder_of(network: nn.Module) -> SwinV2:
-    """The backbone of a network."""
-    return cast(SwinV2, network.encoder)
-
-
-def _common_recipe(config: RunConfig) -> dict[str, Any]:
-    return {
-        "optim": dataclasses.asdict(config.optim),
-        "schedule": dataclasses.asdict(config.schedule),
-        "max_epochs": config.trainer.max_epochs,
-        "global_batch_size": config.global_batch_size,
-        "seed": config.seed,
-    }
-
-
-def _common_derived(config: RunConfig, encoder: SwinV2, plan: Plan) -> dict[str, object]:
-    return {
-        "windows": ", ".join(f"{h}x{w}" for h, w in (stage.window for stage in encoder.stages)),
-        "peak_lr": peak_lr(config.optim.base_lr, config.global_batch_size),
-        "warmup_steps": warmup_steps(config.schedule, plan.steps_per_epoch),
-        "steps_per_epoch": plan.steps_per_epoch,
-        "total_steps": plan.total_steps,
-        "accumulation": plan.accumulation,
-        "precision": resolve_precision(config.trainer),
-    }

@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from swinmim.checkpoint import io
+from swinmim.distributed import is_main
 from swinmim.errors import CheckpointError, ConfigError
 from swinmim.optim.schedules import lr_factor
 from swinmim.tables import pairs
@@ -31,38 +32,22 @@ from swinmim.training.wandb import finish_wandb
 log = logging.getLogger(__name__)
 
 
-def plan_steps(*, global_batch_size: int, accumulation: int, num_samples: int, max_epochs: int, max_steps: int) -> Plan:
-    """Optimizer steps of a run; an epoch is the whole number of global batches that the set holds."""
-    steps_per_epoch = num_samples // global_batch_size
-    total = max_epochs * steps_per_epoch
-    return Plan(
-        global_batch_size=global_batch_size,
-        accumulation=accumulation,
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total if max_steps == -1 else min(total, max_steps),
-    )
-
-
 def make_plan(config: RunConfig, *, accumulation: int, num_samples: int) -> Plan:
-    """The steps of a run, with the schedule's rules checked before anything starts.
+    """Optimizer steps of a run; an epoch is the whole number of global batches that the set holds.
 
-    Raises:
-        ConfigError: the schedule does not fit the length of the run.
+    Raises ConfigError: the schedule does not fit the length of the run.
     """
-    plan = plan_steps(
+    steps_per_epoch = num_samples // config.global_batch_size
+    total = config.trainer.max_epochs * steps_per_epoch
+    if config.trainer.max_steps != -1:
+        total = min(total, config.trainer.max_steps)
+    lr_factor(config.schedule, base_lr=config.optim.base_lr, total_steps=total, steps_per_epoch=steps_per_epoch)
+    return Plan(
         global_batch_size=config.global_batch_size,
         accumulation=accumulation,
-        num_samples=num_samples,
-        max_epochs=config.trainer.max_epochs,
-        max_steps=config.trainer.max_steps,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total,
     )
-    lr_factor(
-        config.schedule,
-        base_lr=config.optim.base_lr,
-        total_steps=plan.total_steps,
-        steps_per_epoch=plan.steps_per_epoch,
-    )
-    return plan
 
 
 def starting_state(config: RunConfig, output_dir: Path) -> Path | None:
@@ -101,16 +86,9 @@ def train(
 ) -> dict[str, float]:
     """Print and log the derived values, train, validate the last weights, and write `metrics.json`.
 
-    Args:
-        config: settings of the run.
-        module, datamodule: what is trained on what.
-        command: pretrain or finetune, the word before the progress bar.
-        callbacks: those of the run beside seeding, throughput, progress and the answers to faults.
-        derived: name -> value, for the start of the log.
-        output_dir: directory of the run.
-
-    Returns:
-        The last value of every metric, on every rank; none where a resumed run had nothing left to train.
+    command: pretrain or finetune, the word before the progress bar. callbacks: those of the run beside seeding,
+    throughput, progress and the answers to faults. Returns the last value of every metric, on every rank; none where a
+    resumed run had nothing left to train.
 
     Raises:
         CheckpointError: the state to resume from is missing or belongs to another model, or none can be written.
@@ -120,18 +98,16 @@ def train(
     """
     state = starting_state(config, output_dir)
     signals = Signals()
+    settings = dataclasses.asdict(config)
     origin = {
         "label": command,
-        "config": dataclasses.asdict(config),
+        "config": settings,
         "precision": resolve_precision(config.trainer),
         **module.describe(),
     }
     trainer = build_trainer(
-        config.trainer,
-        config.strategy,
+        config,
         accumulation=module.plan.accumulation,
-        clip_grad_norm=config.optim.clip_grad_norm,
-        batch_size=config.batch_size,
         callbacks=[
             StepRandomness(config.seed),
             Throughput(config.global_batch_size),
@@ -144,7 +120,7 @@ def train(
             *([Compilation()] if config.compile else []),
             *callbacks,
         ],
-        loggers=build_loggers(config.logger, output_dir, dataclasses.asdict(config)),
+        loggers=build_loggers(config.logger, output_dir, settings) if is_main() else [],
         output_dir=output_dir,
     )
     if trainer.is_global_zero:

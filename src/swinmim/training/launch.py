@@ -20,8 +20,7 @@ def check_launch(devices: int, nodes: int, explicit: bool) -> None:
         nodes: as the run will use them.
         explicit: the devices were set, not taken from the launcher.
 
-    Raises:
-        ConfigError: with the number to change.
+    Raises ConfigError: with the number to change.
     """
     launched = launch()
     if launched is None:
@@ -50,8 +49,7 @@ def check_launch(devices: int, nodes: int, explicit: bool) -> None:
 def check_visible(accelerator: str, devices: int) -> None:
     """Every process finds its device by its local rank.
 
-    Raises:
-        ConfigError: fewer GPUs are visible than processes of this node use.
+    Raises ConfigError: fewer GPUs are visible than processes of this node use.
     """
     if accelerator == "cpu" or not torch.cuda.is_available():
         return

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +17,9 @@ from swinmim.optim.build import build_optimizer
 from swinmim.training.finite import FiniteGuard, poison
 from swinmim.training.settings import RunConfig
 from swinmim.training.strategies.base import Answers
+
+Build = Callable[[], nn.Module]
+"""Makes a network with its first weights."""
 
 
 @schema
@@ -51,11 +54,11 @@ class TrainingModule(L.LightningModule):
         config: optimizer and schedule.
         plan: steps and batch.
         provenance: for the manifest; its mean and deviation are kept as buffers `mean` and `std`.
-        rules: no-decay rules that must match (`optim.param_groups.NO_DECAY`).
-        build: makes the same network with its first weights, where `network` is on the meta device and the strategy
-            partitions it as it is built.
+        build: makes the same network, where that is on the meta device and the strategy partitions it as it is built.
     """
 
+    rules: tuple[str, ...]
+    """No-decay rules that must match (`optim.param_groups.NO_DECAY`)."""
     mean: Tensor
     std: Tensor
 
@@ -65,16 +68,13 @@ class TrainingModule(L.LightningModule):
         config: RunConfig,
         plan: Plan,
         provenance: Provenance,
-        *,
-        rules: Sequence[str],
-        build: Callable[[], nn.Module] | None = None,
+        build: Build | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.optim, self.schedule, self.plan = config.optim, config.schedule, plan
-        self.provenance, self.rules = provenance, rules
+        self.provenance, self.build = provenance, build
         self.guard = FiniteGuard()
-        self.build = build
         self._losses: list[Tensor] = []  # of the micro-batches of the step under way
         self._losses_of = -1
         self.register_buffer("mean", torch.tensor(provenance.mean), persistent=False)
@@ -153,7 +153,7 @@ class TrainingModule(L.LightningModule):
             self.log("train/grad_norm", norm)
 
     def full_weights(self) -> dict[str, Tensor]:
-        """The network's state dict; gathered on rank 0 where it is partitioned, so all ranks must call it."""
+        """The network's state dict, see `Answers.full_weights`."""
         return self.strategy.full_weights(self.network)
 
     def log_training(self, loss: Tensor) -> None:

@@ -79,11 +79,7 @@ def write_bundle(
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """What `replay.json` says.
-
-    Raises:
-        DataError: the folder is no bundle, or one of another version.
-    """
+    """What `replay.json` says. Raises DataError: the folder is no bundle, or one of another version."""
     try:
         info: dict[str, Any] = json.loads((folder / INFO).read_text())
     except (OSError, ValueError) as error:

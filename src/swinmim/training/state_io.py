@@ -52,8 +52,7 @@ class StateIO(CheckpointIO):
     ) -> dict[str, Any]:
         """Tensors, numbers, texts and containers of these; anything else is refused.
 
-        Raises:
-            CheckpointError: the file holds other objects, or is no checkpoint.
+        Raises CheckpointError: the file holds other objects, or is no checkpoint.
         """
         try:
             state: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)

@@ -11,11 +11,10 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from swinmim import private
-from swinmim.distributed import is_main
 from swinmim.errors import ConfigError
 from swinmim.memory import GIB, host_memory, training_bytes
 from swinmim.training.launch import check_launch, check_visible, cluster_environment
-from swinmim.training.settings import LoggerConfig, StrategyConfig, TrainerConfig
+from swinmim.training.settings import LoggerConfig, RunConfig, StrategyConfig, TrainerConfig
 from swinmim.training.state_io import StateIO
 from swinmim.training.strategies.build import build_strategy
 from swinmim.training.wandb import build_wandb
@@ -24,9 +23,8 @@ from swinmim.training.wandb import build_wandb
 def check_world(trainer: TrainerConfig, strategy: StrategyConfig) -> None:
     """The processes that a launcher started are those the settings ask for, and several need a strategy for them.
 
-    Raises:
-        ConfigError: devices that are not the launcher's, strategy=single with more than one device, or DeepSpeed
-            without a GPU.
+    Raises ConfigError: devices that are not the launcher's, strategy=single with more than one device, or DeepSpeed
+    without a GPU.
     """
     check_launch(trainer.devices_per_node, trainer.nodes, explicit=trainer.devices is not None)
     check_visible(trainer.accelerator, trainer.devices_per_node)
@@ -55,14 +53,9 @@ def only_device(accelerator: str) -> torch.device:
 
 
 def check_memory(num_parameters: int, trainer: TrainerConfig, strategy: StrategyConfig) -> None:
-    """Stop before anything is allocated when not even the training states fit.
+    """Stop before anything is allocated when not even the training states fit; ZeRO divides them over the ranks.
 
-    Args:
-        num_parameters: of everything that is trained.
-        trainer, strategy: settings; ZeRO divides the states over the ranks.
-
-    Raises:
-        ConfigError: with what the model needs and what the device has.
+    Raises ConfigError: with what the model needs and what the device has.
     """
     zero = strategy.zero
     if uses_gpu(trainer.accelerator) and not (zero and zero.offload):
@@ -81,30 +74,17 @@ def check_memory(num_parameters: int, trainer: TrainerConfig, strategy: Strategy
         )
 
 
-def has_bf16(accelerator: str) -> bool:
-    """Whether bf16 matrix products are native on the device that a run would use."""
-    if uses_gpu(accelerator):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return private.cpu_has_bf16()
-
-
 def resolve_precision(config: TrainerConfig) -> str:
-    """The precision that `auto` stands for on this machine."""
+    """The precision that `auto` stands for on this machine: bf16 where matrix products in it are native."""
     if config.precision != "auto":
         return config.precision
-    return "bf16-mixed" if has_bf16(config.accelerator) else "32-true"
+    on_gpu = uses_gpu(config.accelerator)
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else private.cpu_has_bf16()
+    return "bf16-mixed" if has_bf16 else "32-true"
 
 
 def build_loggers(config: LoggerConfig, output_dir: Path, settings: dict[str, Any]) -> list[Logger]:
-    """Loggers of rank 0; the other ranks log nothing.
-
-    Args:
-        config: which logger.
-        output_dir: the run's directory.
-        settings: the typed configuration, stored with a W&B run.
-    """
-    if not is_main():
-        return []
+    """Loggers of rank 0. settings: the typed configuration, stored with a W&B run."""
     match config.kind:
         case "wandb":
             assert config.wandb is not None
@@ -117,12 +97,9 @@ def build_loggers(config: LoggerConfig, output_dir: Path, settings: dict[str, An
 
 
 def build_trainer(
-    config: TrainerConfig,
-    strategy: StrategyConfig,
+    config: RunConfig,
     *,
     accumulation: int,
-    clip_grad_norm: float,
-    batch_size: int,
     callbacks: Sequence[Callback],
     loggers: Sequence[Logger],
     output_dir: Path,
@@ -130,22 +107,21 @@ def build_trainer(
     """The trainer of a run. Data order, sampler and checkpoints are ours, so Lightning's own are off."""
     for chatty in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    precision = resolve_precision(config)
+    trainer, strategy = config.trainer, config.strategy
+    precision, device = resolve_precision(trainer), only_device(trainer.accelerator)
     return L.Trainer(
-        accelerator=config.accelerator,
-        devices=config.devices_per_node,
-        num_nodes=config.nodes,
+        accelerator=trainer.accelerator,
+        devices=trainer.devices_per_node,
+        num_nodes=trainer.nodes,
         plugins=[cluster_environment(), StateIO()],
-        strategy=build_strategy(
-            strategy, device=only_device(config.accelerator), bf16=precision == "bf16-mixed", batch_size=batch_size
-        ),
+        strategy=build_strategy(strategy, device=device, bf16=precision == "bf16-mixed", batch_size=config.batch_size),
         precision="32-true" if strategy.kind == "deepspeed" else precision,  # type: ignore[arg-type]
-        max_epochs=config.max_epochs,
-        max_steps=config.max_steps,
+        max_epochs=trainer.max_epochs,
+        max_steps=trainer.max_steps,
         accumulate_grad_batches=accumulation,
-        gradient_clip_val=clip_grad_norm,
-        check_val_every_n_epoch=config.val_every_epochs,
-        log_every_n_steps=config.log_every_steps,
+        gradient_clip_val=config.optim.clip_grad_norm,
+        check_val_every_n_epoch=trainer.val_every_epochs,
+        log_every_n_steps=trainer.log_every_steps,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_progress_bar=False,

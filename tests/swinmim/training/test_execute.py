@@ -74,7 +74,7 @@ class Parts:
         network.head = nn.Linear(1, 1)
         return network
 
-    def module(self, network, data, plan, provenance, build):
+    def module(self, network, plan, provenance, build):
         self.note("module")
         self.plan, self.provenance, self.build = plan, provenance, build
         return "module"

@@ -29,22 +29,13 @@ Monitor = tuple[str, Literal["min", "max"]]
 class Checkpoints(Checkpoint):
     """Writes `OUTPUT/checkpoints/step_*`, the links `last` and `best` beside them, and `OUTPUT/encoder`.
 
-    Args:
-        output_dir: directory of the run.
-        config: when to save and what to keep.
-        monitor: the validation metric whose best checkpoint is kept as well.
-        settings: the run's whole configuration, compared when a run is resumed.
-
-    The module must have `full_weights()`, `save_encoder_folder(folder, weights)` and `plan`. A failed save raises
-    CheckpointError on all ranks.
+    monitor: its best checkpoint is kept as well. settings: the run's whole configuration, compared on resume. The module
+    must have `full_weights()`, `save_encoder_folder(folder, weights)` and `plan`. A failed save raises CheckpointError on
+    all ranks.
     """
 
     def __init__(
-        self,
-        output_dir: Path,
-        config: CheckpointConfig,
-        monitor: Monitor,
-        settings: Mapping[str, Any],
+        self, output_dir: Path, config: CheckpointConfig, monitor: Monitor, settings: Mapping[str, Any]
     ) -> None:
         self.output_dir = output_dir
         self.root = output_dir / "checkpoints"
@@ -121,15 +112,11 @@ class Checkpoints(Checkpoint):
     def save(self, trainer: L.Trainer, pl_module: L.LightningModule, *, best: bool = False, wait: bool = True) -> None:
         """Write one checkpoint; all ranks call it, rank 0 writes what is not sharded.
 
-        Args:
-            trainer, pl_module: what to save.
-            best: it is the best so far.
-            wait: False returns when all bytes are with the operating system; flush, hash, marker and rename go on in a
-                thread until the next save, or the end, waits for them.
+        best: it is the best so far. wait: False returns when all bytes are with the operating system; flush, hash,
+        marker and rename go on in a thread until the next save, or the end, waits for them.
 
-        Raises:
-            CheckpointError: on all ranks, when the disk is full or refuses, for this save or the one still going on;
-                the older checkpoints are as before.
+        Raises CheckpointError: on all ranks, when the disk is full or refuses, for this save or the one still going on;
+        the older checkpoints are as before.
         """
         folder = io.step_folder(self.root, trainer.global_step)
         state = io.draft_path(folder) / io.STATE
@@ -164,8 +151,7 @@ class Checkpoints(Checkpoint):
     def wait(self, trainer: L.Trainer) -> None:
         """Until the last checkpoint has its name; all ranks call it.
 
-        Raises:
-            CheckpointError: on all ranks, when it could not be finished.
+        Raises CheckpointError: on all ranks, when it could not be finished.
         """
         with _together(trainer):
             ending, self._ending = self._ending, None
@@ -223,7 +209,7 @@ def _together(trainer: L.Trainer) -> Iterator[None]:
 def _epoch_under_way(trainer: L.Trainer) -> Iterator[None]:
     """An epoch that max_steps broke off is saved as one to go on with; Lightning 2.6.6 counts it as done."""
     progress = trainer.fit_loop.epoch_progress
-    epochs = (private.counters(progress), private.total_counters(progress))
+    epochs = (private.counters(progress), private.counters(progress, total=True))
     batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
     broken_off = epochs[0].processed == epochs[0].started and 0 < batches < trainer.num_training_batches
     for counters in epochs:

@@ -10,12 +10,7 @@ from tqdm import tqdm
 
 
 class Progress(Callback):
-    """Progress over all optimizer steps of the run.
-
-    Args:
-        label: word before the bar.
-        global_batch_size: images per optimizer step.
-    """
+    """Progress over all optimizer steps of the run, with `label` before the bar."""
 
     def __init__(self, label: str, global_batch_size: int) -> None:
         self.label = label
@@ -50,13 +45,9 @@ class Progress(Callback):
             self.bar.set_postfix(shown, refresh=False)
         self.bar.update(trainer.global_step - self.bar.n)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._close()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._close()
-
-    def _close(self) -> None:
+    def on_train_end(self, *_: Any, **__: Any) -> None:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+    on_exception = on_train_end

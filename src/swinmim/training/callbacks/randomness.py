@@ -30,11 +30,7 @@ def seed_all(seed: int) -> None:
 
 
 class StepRandomness(Callback):
-    """Seeds python, numpy and torch (all devices) before each micro-batch: drop path, mixup, erasing.
-
-    Args:
-        seed: the run's seed.
-    """
+    """Seeds python, numpy and torch (all devices) before each micro-batch: drop path, mixup, erasing."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed

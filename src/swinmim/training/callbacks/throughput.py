@@ -9,11 +9,7 @@ from lightning.pytorch.callbacks import Callback
 
 
 class Throughput(Callback):
-    """Measures between two log steps, so that it never waits for the device by itself.
-
-    Args:
-        global_batch_size: images per optimizer step over all ranks.
-    """
+    """Measures between two log steps, so that it never waits for the device by itself."""
 
     def __init__(self, global_batch_size: int) -> None:
         self.global_batch_size = global_batch_size

@@ -24,14 +24,13 @@ class Emergency(Callback):
         self.whole = False
         """Weights, optimizer, schedule and counters belong to the same step."""
 
-    def on_train_batch_start(self, *_: Any) -> None:
+    def on_train_batch_start(self, *_: Any, **__: Any) -> None:
         self.whole = True
+
+    on_train_batch_end = on_train_batch_start
 
     def on_before_optimizer_step(self, *_: Any) -> None:
         self.whole = False
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.whole = True
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if not self.whole or trainer.world_size > 1 or trainer.global_step == 0:

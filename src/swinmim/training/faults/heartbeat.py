@@ -14,11 +14,7 @@ from swinmim.training.faults.watch import Watch
 
 
 class Heartbeat(Callback):
-    """One watch per rank, from the first contact of the processes to the end of fit.
-
-    Args:
-        config: how long to wait.
-    """
+    """One watch per rank, from the first contact of the processes to the end of fit."""
 
     def __init__(self, config: HeartbeatConfig) -> None:
         self.config = config

@@ -96,19 +96,12 @@ class Signals(Callback):
         self._border.put(sum_over_ranks(flags))
         return [number for number, count in zip(HANDLED, before or (), strict=False) if count]
 
-    # Not in `on_train_batch_end`: the metrics of the last step are logged after it.
-    def on_train_batch_start(self, *_: Any) -> None:
-        self._raise()
-
-    def on_validation_start(self, *_: Any) -> None:
-        self._raise()
-
-    def on_train_epoch_end(self, *_: Any) -> None:
-        self._raise()
-
-    def _raise(self) -> None:
+    def _raise(self, *_: Any, **__: Any) -> None:
         if self.stopped is not None:
             raise self.stopped
+
+    # Not `on_train_batch_end`: the metrics of the last step are logged after it.
+    on_train_batch_start = on_validation_start = on_train_epoch_end = _raise
 
 
 def requeue() -> bool:

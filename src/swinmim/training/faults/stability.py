@@ -12,12 +12,11 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
 
 from swinmim.checkpoint import io
 from swinmim.errors import ConfigError, DivergedError
@@ -35,17 +34,6 @@ NAMED = 4
 """Samples in a message; all are in the file."""
 
 
-class Named(Protocol):
-    """What the callback needs of the data module."""
-
-    host_batch: dict[str, Tensor]
-    """The batch under way, as it lay before it went to the device."""
-
-    def sample_names(self, indices: Sequence[int]) -> list[str]:
-        """Where training samples come from."""
-        ...
-
-
 @dataclasses.dataclass
 class _Step:
     number: int
@@ -55,11 +43,8 @@ class _Step:
 class Stability(Callback):
     """Counts in `health/nan_steps`, writes `OUTPUT/stability_rankN.jsonl`.
 
-    Args:
-        output_dir: directory of the run.
-        config: limits.
-        seed: the run's seed.
-        origin: what a replay needs to build the module again (see `replay.write_bundle`).
+    origin: what a replay needs to build the module again (see `replay.write_bundle`). The data module must have
+    `host_batch`, the batch under way as it lay before it went to the device, and `sample_names(indices)`.
     """
 
     def __init__(self, output_dir: Path, config: StabilityConfig, *, seed: int, origin: dict[str, Any]) -> None:
@@ -98,7 +83,7 @@ class Stability(Callback):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, number: int) -> None:
         self._now.micro_batches.append(
             MicroBatch(
-                batch=_data(trainer).host_batch,
+                batch=trainer.datamodule.host_batch,  # type: ignore[attr-defined]
                 epoch=trainer.current_epoch,
                 number=number,
                 seed=micro_batch_seed(trainer, self.seed, number),
@@ -223,15 +208,12 @@ class Stability(Callback):
 
     def _names(self, trainer: L.Trainer, micro_batches: Sequence[MicroBatch]) -> list[str]:
         indices = [index for micro_batch in micro_batches for index in micro_batch.batch["index"].tolist()]
-        return _data(trainer).sample_names(indices)
+        names: list[str] = trainer.datamodule.sample_names(indices)  # type: ignore[attr-defined]
+        return names
 
     def _write(self, trainer: L.Trainer, **event: Any) -> None:
         with (self.output_dir / f"stability_rank{trainer.global_rank}.jsonl").open("a") as file:
             file.write(json.dumps(event) + "\n")
-
-
-def _data(trainer: L.Trainer) -> Named:
-    return trainer.datamodule  # type: ignore[attr-defined, no-any-return]
 
 
 def _non_finite(micro_batches: Sequence[MicroBatch], losses: Sequence[float]) -> list[MicroBatch]:

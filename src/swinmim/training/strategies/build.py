@@ -13,14 +13,10 @@ from swinmim.training.strategies.zero import ZeroStrategy, deepspeed_config
 def build_strategy(config: StrategyConfig, *, device: torch.device, bf16: bool, batch_size: int) -> Strategy:
     """The Lightning strategy of a run, which gives the `Answers`.
 
-    Args:
-        config: its settings.
-        device: of a run of one process.
-        bf16: matrix products in bf16; under DeepSpeed this is its own autocast, elsewhere Lightning's.
-        batch_size: images per device and forward pass.
+    device: of a run of one process. bf16: matrix products in bf16; under DeepSpeed this is its own autocast, elsewhere
+    Lightning's. batch_size: images per device and forward pass.
 
-    Raises:
-        ConfigError: DeepSpeed is not installed.
+    Raises ConfigError: DeepSpeed is not installed.
     """
     match config.kind:
         case "single":

@@ -16,6 +16,7 @@ from swinmim.checkpoint import zero
 from swinmim.errors import CheckpointError
 from swinmim.models.swinv2 import Block
 from swinmim.training.settings import ZeroConfig
+from swinmim.training.strategies.base import Answers
 
 BUCKET = 50_000_000
 """Values in one message between ranks, 0.2 GB. DeepSpeed's default of ten times that reserves 4 GB beside any model."""
@@ -53,7 +54,7 @@ def deepspeed_config(config: ZeroConfig, *, bf16: bool, batch_size: int) -> dict
     }
 
 
-class ZeroStrategy(DeepSpeedStrategy):
+class ZeroStrategy(Answers, DeepSpeedStrategy):
     """Lightning's DeepSpeed strategy with partitioned construction, safe loading and other numbers of ranks."""
 
     @contextmanager
@@ -121,8 +122,7 @@ class ZeroStrategy(DeepSpeedStrategy):
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Only tensors and plain values are unpickled; a checkpoint of another world size must be converted first.
 
-        Raises:
-            CheckpointError: written by another number of ranks or at another stage, or not by DeepSpeed.
+        Raises CheckpointError: written by another number of ranks or at another stage, or not by DeepSpeed.
         """
         folder = Path(checkpoint_path)
         saved = zero.inspect(folder)
@@ -142,11 +142,8 @@ class ZeroStrategy(DeepSpeedStrategy):
         groups = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
         private.load_universal(engine, universal)
         with zero.safe_loading():
-            _, client_state = engine.load_checkpoint(
-                folder,
-                tag=zero.UNIVERSAL_TAG if universal else zero.TAG,
-                load_lr_scheduler_states=False,
-            )
+            tag = zero.UNIVERSAL_TAG if universal else zero.TAG
+            _, client_state = engine.load_checkpoint(folder, tag=tag, load_lr_scheduler_states=False)
         if client_state is None:
             raise CheckpointError(f"{folder} has no trainer state for this rank; resume from an older step beside it.")
         if universal:

@@ -1,4 +1,5 @@
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,8 +7,10 @@ import torch
 
 from pretrain.reconstructions import draw_columns, to_rgb
 from swinmim.errors import ConfigError
+from swinmim.optim.build import OptimConfig
+from swinmim.optim.schedules import ScheduleConfig
 from swinmim.training.callbacks.randomness import seed_all, step_seed
-from swinmim.training.fit import plan_steps
+from swinmim.training.fit import make_plan
 from swinmim.training.settings import LoggerConfig, StrategyConfig, TrainerConfig
 from swinmim.training.trainer import check_world, resolve_precision
 
@@ -43,11 +46,16 @@ def test_any_number_of_channels_can_be_shown(channels, source):
 
 
 def test_steps_of_a_run():
-    plan = plan_steps(global_batch_size=64, accumulation=2, num_samples=1000, max_epochs=3, max_steps=-1)
-    assert (plan.steps_per_epoch, plan.total_steps) == (15, 45)
-    assert (
-        plan_steps(global_batch_size=64, accumulation=1, num_samples=1000, max_epochs=3, max_steps=20).total_steps == 20
+    config = SimpleNamespace(
+        trainer=TrainerConfig(max_epochs=3),
+        schedule=ScheduleConfig(kind="cosine", warmup_epochs=0),
+        optim=OptimConfig(base_lr=1e-4),
+        global_batch_size=64,
     )
+    plan = make_plan(config, accumulation=2, num_samples=1000)
+    assert (plan.steps_per_epoch, plan.total_steps) == (15, 45)
+    config.trainer = TrainerConfig(max_epochs=3, max_steps=20)
+    assert make_plan(config, accumulation=1, num_samples=1000).total_steps == 20
 
 
 def test_trainer_settings_that_cannot_work():
