@@ -64,7 +64,7 @@ class SimMIM(nn.Module):
         Args:
             images_BCHW: normalised images at the encoder's resolution.
             mask_Bhw: bool (B, H / mask_unit, W / mask_unit), True = masked.
-            target_BCHW: `make_target(images_BCHW)`, where it is at hand.
+            target_BCHW: `make_target(images_BCHW, target)`, where it is at hand.
 
         Returns:
             Scalar loss, and the prediction (B, C, H, W) in the space of the target, float32.
@@ -72,7 +72,7 @@ class SimMIM(nn.Module):
         tokens_BhwD = self.forward_encoder(images_BCHW, mask_Bhw)
         prediction_BCHW = self.forward_decoder(tokens_BhwD)
         if target_BCHW is None:
-            target_BCHW = self.make_target(images_BCHW)
+            target_BCHW = make_target(images_BCHW, self.target)
         return self.forward_loss(target_BCHW, prediction_BCHW, mask_Bhw), prediction_BCHW
 
     def forward_encoder(self, images_BCHW: Tensor, mask_Bhw: Tensor) -> Tensor:
@@ -91,10 +91,6 @@ class SimMIM(nn.Module):
         mask_B1HW = upsample_mask(mask_Bhw, self.mask_unit).unsqueeze(1)
         error_BCHW = (target_BCHW - prediction_BCHW.float()).abs() * mask_B1HW
         return error_BCHW.sum() / (mask_B1HW.sum() + 1e-5) / target_BCHW.shape[1]
-
-    def make_target(self, images_BCHW: Tensor) -> Tensor:
-        """What the decoder must predict, (B, C, H, W) float32."""
-        return make_target(images_BCHW, self.target)
 
     def to_pixels(self, prediction_BCHW: Tensor, images_BCHW: Tensor) -> Tensor:
         """Prediction back in the space of the images. "local_norm" borrows the true local mean and deviation."""

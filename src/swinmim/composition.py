@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from swinmim.config import CONF_DIR, SEPARATOR, load, numbered
+from swinmim.config import CONF_DIR, SEPARATOR, load
 from swinmim.errors import ConfigError
 from swinmim.models.errors import nearest
 from swinmim.security import HYDRA_KEYS, config_problems, override_problem
@@ -31,15 +31,9 @@ def check(
 ) -> Any:
     """Compose once without side effects and report every problem of the command line and the composed config.
 
-    Args:
-        name: root config.
-        schema_type: its schema; None checks only the command line, for a config that may have blanks.
-        overrides: as typed.
-        found: problems known before, reported with the others.
-        config_dir: the user's own conf directory (--config-dir), searched after the program's.
-
-    Returns:
-        The typed config, or None without a schema.
+    name: root config. schema_type: its schema; None checks only the command line, for a config that may have blanks.
+    overrides: as typed. found: problems known before, reported with the others. config_dir: the user's own conf
+    directory (--config-dir), searched after the program's. Returns the typed config, or None without a schema.
 
     Raises ConfigError: the list of problems.
     """
@@ -83,7 +77,7 @@ def check(
                 config = _load(schema_type, composed, problems) if not below else None
     GlobalHydra.instance().clear()
     if problems:
-        raise ConfigError(numbered(problems))
+        raise ConfigError(SEPARATOR.join(problems))
     return config
 
 

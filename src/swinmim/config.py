@@ -69,7 +69,7 @@ def load(schema_type: type[T], cfg: DictConfig) -> T:
     except ValidationError as error:
         problems += _describe(schema_type, data, error)
     if problems:
-        raise ConfigError(numbered(problems))
+        raise ConfigError(SEPARATOR.join(problems))
     return typed
 
 
@@ -109,36 +109,32 @@ def _describe(schema_type: type[Any], data: dict[Any, Any], error: ValidationErr
         if item["input"] == "???":  # reported as missing
             continue
         location = _keys_of(data, item["loc"])
-        if item["type"] == "union_tag_invalid":
-            path = ".".join(map(str, [*location, "kind"]))
-            kind, known = item["ctx"]["tag"], re.findall(r"'([^']*)'", item["ctx"]["expected_tags"])
-            lines[path] = [f"{path}: unknown '{kind}'.{nearest(kind, known)} Known: {', '.join(known)}."]
-            continue
-        if item["type"] == "unexpected_keyword_argument":
-            owner: type[Any] | None = schema_type
-            within: Any = data
-            for part in location[:-1]:
-                within = _child(within, part)
-                owner = _nested_schema(owner, str(part), within) if owner else None
-            legal = [field.name for field in dataclasses.fields(owner)] if owner else []
-            path = ".".join(map(str, location))
-            lines[path] = [f"unknown key '{path}'.{nearest(str(location[-1]), legal)} Legal keys: {', '.join(legal)}."]
-            continue
-        if item["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
-            path = ".".join(map(str, location))
-            lines[path] = [f"{path}: a value is required."]
-            continue
-        path = ""
+        path = ".".join(map(str, location))
         node: Any = data
-        for part in location:  # parts that are not in the data name alternatives of a union, not keys
-            child = _child(node, part)
-            if child is _ABSENT:
-                break
-            node = child
-            path = f"{path}.{part}" if path else str(part)
-        message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-        received = "" if item["type"] == "value_error" else f"; got {node!r}"
-        lines.setdefault(path, []).append(f"{message}{received}")
+        match item["type"]:
+            case "union_tag_invalid":
+                path = f"{path}.kind"
+                kind, known = item["ctx"]["tag"], re.findall(r"'([^']*)'", item["ctx"]["expected_tags"])
+                lines[path] = [f"{path}: unknown '{kind}'.{nearest(kind, known)} Known: {', '.join(known)}."]
+            case "unexpected_keyword_argument":
+                owner: type[Any] | None = schema_type
+                for part in location[:-1]:
+                    node = _child(node, part)
+                    owner = _nested_schema(owner, str(part), node) if owner else None
+                legal = [field.name for field in dataclasses.fields(owner)] if owner else []
+                hint = nearest(str(location[-1]), legal)
+                lines[path] = [f"unknown key '{path}'.{hint} Legal keys: {', '.join(legal)}."]
+            case "missing" | "missing_argument" | "missing_keyword_only_argument":
+                lines[path] = [f"{path}: a value is required."]
+            case _:
+                path = ""
+                for part in location:  # parts that are not in the data name alternatives of a union, not keys
+                    if (child := _child(node, part)) is _ABSENT:
+                        break
+                    node, path = child, f"{path}.{part}" if path else str(part)
+                message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+                received = "" if item["type"] == "value_error" else f"; got {node!r}"
+                lines.setdefault(path, []).append(f"{message}{received}")
     described = []
     for path, texts in lines.items():
         text = "; or ".join(dict.fromkeys(texts))
@@ -169,8 +165,3 @@ def _child(node: Any, part: int | str) -> Any:
             return node[part]
         case _:
             return _ABSENT
-
-
-def numbered(problems: Sequence[str]) -> str:
-    """Problems as the lines of one message."""
-    return SEPARATOR.join(problems)

@@ -124,10 +124,11 @@ def load_encoder(path: str | Path, **options: Unpack[EncoderOptions]) -> SwinV2:
     CheckpointError when the folder is not one, or does not hold exactly the encoder's parameters (with a coverage
     report); ValueError for a resolution that does not fit.
     """
-    encoder = describe_encoder(path, **options)
     folder = find_encoder_folder(path)
+    manifest = read_manifest(folder)
+    encoder = encoder_of(manifest, folder, **options)
     state = {name: t.float() for name, t in read_weights(folder).items() if not name.startswith(HEAD)}
-    stored_chans = _architecture(read_manifest(folder), folder).in_chans
+    stored_chans = _architecture(manifest, folder).in_chans
     if encoder.in_chans != stored_chans:
         state = _adapt_channels(state, stored_chans, encoder.in_chans, folder)
     report = coverage(encoder.state_dict(), state)

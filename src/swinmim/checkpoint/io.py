@@ -93,11 +93,8 @@ class Draft:
             entries = {str(path.relative_to(self.path)): entry.result() for path, entry in self._entries.items()}
             self._pool.shutdown()
             number = 1 + max((marker.number for _, marker in _marked(self.folder.parent)), default=0)
-            text = {
-                "version": VERSION,
-                "number": number,
-                "files": {name: entry._asdict() for name, entry in sorted(entries.items())},
-            }
+            listed = {name: entry._asdict() for name, entry in sorted(entries.items())}
+            text = {"version": VERSION, "number": number, "files": listed}
             (self.path / COMPLETE).write_text(json.dumps(text, indent=1))
             _fsync(self.path / COMPLETE)
             for directory in (self.path, *(path for path in self.path.rglob("*") if path.is_dir())):
@@ -109,11 +106,7 @@ class Draft:
 def explained(root: Path, writing: Path | None = None) -> Iterator[None]:
     """What the operating system says against writing a checkpoint, as an error that names the disk and what it lacks.
 
-    Args:
-        root: directory of the checkpoints.
-        writing: the unfinished checkpoint, removed when the disk is full.
-
-    Raises CheckpointError: instead of OSError.
+    writing: the unfinished checkpoint, removed when the disk is full. Raises CheckpointError: instead of OSError.
     """
     try:
         yield
@@ -172,9 +165,7 @@ def read_marker(folder: Path) -> Marker:
 def problem(folder: Path, *, hashes: bool = True) -> str | None:
     """Why a checkpoint directory cannot be used, or None when every file is what was written.
 
-    Args:
-        folder: a checkpoint.
-        hashes: read all bytes and compare their hashes; False compares sizes only.
+    hashes: read all bytes and compare their hashes; False compares sizes only.
     """
     try:
         marker = read_marker(folder)
@@ -262,11 +253,7 @@ def prune(root: Path, keep_last: int, keep: Collection[Path] = (), keep_every: i
     A checkpoint with a missing or truncated file does not count among the last ones, so that the newest sound one is
     never removed; one whose marker cannot be read is left alone.
 
-    Args:
-        root: directory of the checkpoints.
-        keep_last: how many.
-        keep: further ones.
-        keep_every: keep those whose step is a multiple of this number.
+    keep_every: keep those whose step is a multiple of this number.
     """
     kept = {path.resolve() for path in keep}
     sound = 0

@@ -6,7 +6,7 @@ Official and Hugging Face models keep the patch merging at the end of a stage, t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -19,41 +19,23 @@ Layout = Literal["official", "timm", "huggingface"]
 _TABLES = ("relative_coords_table", "relative_position_index", "attn_mask", "k_bias")  # computed, not learnt
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.|model\.|backbone\.)+")
 
-_TO_HF = (
-    (r"^norm\.", "layernorm."),
-    (r"^head\.fc\.", "classifier."),
-    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
-    (r"^patch_embed\.norm\.", "embeddings.norm."),
-    (r"^mask_token$", "embeddings.mask_token"),
-    (r"^layers\.", "encoder.layers."),
-    (r"\.attn\.proj\.", ".attention.output.dense."),
-    (r"\.attn\.cpb_mlp\.", ".attention.self.continuous_position_bias_mlp."),
-    (r"\.attn\.q_bias$", ".attention.self.query.bias"),
-    (r"\.attn\.v_bias$", ".attention.self.value.bias"),
-    (r"\.attn\.", ".attention.self."),
-    (r"\.mlp\.fc1\.", ".intermediate.dense."),
-    (r"\.mlp\.fc2\.", ".output.dense."),
+_HUGGINGFACE = (  # ours, theirs; ^ and $ are the ends of a name
+    ("^norm.", "^layernorm."),
+    ("^head.fc.", "^classifier."),
+    ("^patch_embed.proj.", "^embeddings.patch_embeddings.projection."),
+    ("^patch_embed.norm.", "^embeddings.norm."),
+    ("^mask_token$", "^embeddings.mask_token$"),
+    ("^layers.", "^encoder.layers."),
+    (".attn.proj.", ".attention.output.dense."),
+    (".attn.cpb_mlp.", ".attention.self.continuous_position_bias_mlp."),
+    (".attn.q_bias$", ".attention.self.query.bias$"),
+    (".attn.v_bias$", ".attention.self.value.bias$"),
+    (".attn.", ".attention.self."),
+    (".mlp.fc1.", ".intermediate.dense."),
+    (".mlp.fc2.", ".output.dense."),
     # Misleading names: both norms come after their branch, as ours do.
-    (r"(\.blocks\.\d+)\.norm1\.", r"\1.layernorm_before."),
-    (r"(\.blocks\.\d+)\.norm2\.", r"\1.layernorm_after."),
-)
-_FROM_HF = (
-    (r"^swinv2\.", ""),
-    (r"^layernorm\.", "norm."),
-    (r"^classifier\.", "head.fc."),
-    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"^embeddings\.norm\.", "patch_embed.norm."),
-    (r"^embeddings\.mask_token$", "mask_token"),
-    (r"^encoder\.layers\.", "layers."),
-    (r"\.attention\.output\.dense\.", ".attn.proj."),
-    (r"\.attention\.self\.continuous_position_bias_mlp\.", ".attn.cpb_mlp."),
-    (r"\.attention\.self\.query\.bias$", ".attn.q_bias"),
-    (r"\.attention\.self\.value\.bias$", ".attn.v_bias"),
-    (r"\.attention\.self\.", ".attn."),
-    (r"\.intermediate\.dense\.", ".mlp.fc1."),
-    (r"\.output\.dense\.", ".mlp.fc2."),
-    (r"\.layernorm_before\.", ".norm1."),
-    (r"\.layernorm_after\.", ".norm2."),
+    (".norm1.", ".layernorm_before."),
+    (".norm2.", ".layernorm_after."),
 )
 
 
@@ -92,7 +74,7 @@ def to_ours(state: Mapping[str, Tensor], layout: Layout | None = None) -> dict[s
     for name, tensor in state.items():
         name = _WRAPPERS.sub("", name)
         if layout == "huggingface":
-            name = _rename(name, _FROM_HF)
+            name = _rename(name.removeprefix("swinv2."), (pair[::-1] for pair in _HUGGINGFACE))
         name = name.removeprefix("encoder.").replace(".rpe_mlp.", ".cpb_mlp.")
         if name.rsplit(".", 1)[-1] in _TABLES:
             continue
@@ -110,9 +92,9 @@ def to_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name = re.sub(r"^layers\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) - 1}.downsample.", name)
         if name.endswith(".attn.qkv.weight"):
             for part, third in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                out[_rename(name.replace("qkv", part), _TO_HF)] = third
+                out[_rename(name.replace("qkv", part), _HUGGINGFACE)] = third
         else:
-            out[_rename(name, _TO_HF)] = tensor
+            out[_rename(name, _HUGGINGFACE)] = tensor
     return out
 
 
@@ -131,7 +113,8 @@ def _join_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def _rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
-    return name
+def _rename(name: str, rules: Iterable[Sequence[str]]) -> str:
+    name = f"^{name}$"
+    for old, new in rules:
+        name = name.replace(old, new)
+    return name[1:-1]

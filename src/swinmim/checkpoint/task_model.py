@@ -31,8 +31,7 @@ def save_task_model(
     weights: the network's state dict, encoder.* and head.*; what has another prefix is left out.
     Raises CheckpointError as `save_encoder`, and for a linear head of another width than the encoder's features.
     """
-    own = _under("encoder.", weights)
-    head = _under(HEAD, weights)
+    own, head = under("encoder.", weights), under(HEAD, weights)
     prefix = HEAD
     if head.keys() == _LINEAR and head["weight"].ndim == 2:
         prefix = f"{CLASSIFIER}."
@@ -46,8 +45,8 @@ def save_task_model(
 
 def read_head(path: str | Path) -> dict[str, Tensor]:
     """The state dict of the head stored with an encoder (see `find_encoder_folder`); empty where there is none."""
-    head = _under(HEAD, read_weights(find_encoder_folder(path)))
-    classifier = _under(CLASSIFIER.removeprefix(HEAD) + ".", head)
+    head = under(HEAD, read_weights(find_encoder_folder(path)))
+    classifier = under(CLASSIFIER.removeprefix(HEAD) + ".", head)
     return classifier if len(classifier) == len(head) and classifier.keys() <= _LINEAR else head
 
 
@@ -65,5 +64,6 @@ def load_head(path: str | Path, head: nn.Module) -> None:
     head.load_state_dict(state)
 
 
-def _under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights whose names start with a prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}

@@ -24,7 +24,7 @@ from swinmim.checkpoint.coverage import coverage
 from swinmim.checkpoint.encoder import encoder_of
 from swinmim.checkpoint.io import STATE
 from swinmim.checkpoint.manifest import read_manifest
-from swinmim.checkpoint.task_model import save_task_model
+from swinmim.checkpoint.task_model import save_task_model, under
 from swinmim.errors import CheckpointError
 
 TAG = "checkpoint"
@@ -114,15 +114,10 @@ def safe_loading() -> Iterator[None]:
 
 
 def to_encoder_folder(step: Path, folder: Path, like: Path | None = None) -> Path:
-    """Write the encoder folder of a DeepSpeed checkpoint, without a GPU and on any number of processes.
+    """Write the encoder folder of a DeepSpeed checkpoint, without a GPU and on any number of processes. Returns it.
 
-    Args:
-        step: a checkpoint directory `checkpoints/step_*`.
-        folder: where the encoder folder is written.
-        like: an encoder folder of the same run, for its manifest; default `step/encoder`.
-
-    Returns:
-        The folder.
+    step: a checkpoint directory `checkpoints/step_*`. like: an encoder folder of the same run, for its manifest;
+    default `step/encoder`.
 
     Raises CheckpointError: no DeepSpeed checkpoint, no manifest, or weights of another architecture.
     """
@@ -132,8 +127,7 @@ def to_encoder_folder(step: Path, folder: Path, like: Path | None = None) -> Pat
     manifest = read_manifest(like)
     encoder = encoder_of(manifest, like)
     weights = merged_weights(state)
-    own = {name.removeprefix("encoder."): tensor for name, tensor in weights.items() if name.startswith("encoder.")}
-    report = coverage(encoder.state_dict(), own)
+    report = coverage(encoder.state_dict(), under("encoder.", weights))
     if not report.complete:
         raise CheckpointError(f"the weights in {state} are not those that {like} describes:\n  {report}")
     return save_task_model(encoder, folder, weights, manifest.history())
@@ -145,7 +139,7 @@ def merged_weights(state: Path) -> dict[str, Tensor]:
 
     with safe_loading(), _silence():
         merged = get_fp32_state_dict_from_zero_checkpoint(str(state), tag=TAG)
-    return {name.removeprefix("network."): tensor for name, tensor in merged.items() if name.startswith("network.")}
+    return under("network.", merged)
 
 
 def to_universal(state: Path) -> Path:

@@ -93,12 +93,6 @@ def stage_windows(
     return tuple(stages)
 
 
-def window_table(stages: Sequence[StageWindow]) -> str:
-    """The stages as lines of text: stage -> grid -> window -> shift, in tokens, height x width."""
-    rows = [(f"{i}", _show(s.grid), _show(s.window), _show(s.shift)) for i, s in enumerate(stages, start=1)]
-    return _table(rows)
-
-
 @dataclass(frozen=True)
 class _Axis:
     """The rule on one axis; height and width are judged apart."""
@@ -152,12 +146,14 @@ def _misfit(size: Pair, axes: Sequence[_Axis]) -> str:
         else f"none with window ratio {axes[0].window_ratio} and patch size {axes[0].patch_size}"
     )
     (grids_h, wins_h), (grids_w, wins_w) = (axis.rows(s) for axis, s in zip(axes, size, strict=True))
-    table = _table(
-        [
+    rows = [
+        ("stage", "grid", "window", "shift"),
+        *(
             (f"{s + 1}", _show((grids_h[s], grids_w[s])), _show((wins_h[s], wins_w[s])), "-")
             for s in range(axes[0].num_stages)
-        ]
-    )
+        ),
+    ]
+    table = "\n".join("  " + "".join(f"{cell:<10}" for cell in row).rstrip() for row in rows)
     asked = "resolution / " + str(axes[0].window_ratio) if axes[0].window is None else "the given window"
     return (
         f"Resolution {_show(size)} does not fit: every stage needs a whole grid that is a multiple of its window "
@@ -169,11 +165,6 @@ def _misfit(size: Pair, axes: Sequence[_Axis]) -> str:
 def _show(pair: tuple[int | Fraction, int | Fraction]) -> str:
     height, width = (f"{float(v):.4g}" if isinstance(v, Fraction) and v.denominator != 1 else str(v) for v in pair)
     return height if height == width else f"{height}x{width}"
-
-
-def _table(rows: Sequence[tuple[str, str, str, str]]) -> str:
-    lines = [("stage", "grid", "window", "shift"), *rows]
-    return "\n".join("  " + "".join(f"{cell:<10}" for cell in line).rstrip() for line in lines)
 
 
 def partition_windows(tokens_BHWC: Tensor, window: Pair) -> Tensor:

@@ -59,10 +59,7 @@ def differences(then: Mapping[str, object], now: Mapping[str, object]) -> dict[s
 def check_drift(then: Mapping[str, object], now: Mapping[str, object], allowed: Sequence[str]) -> None:
     """Refuse to continue a run with settings that make it another one; report the changes that are allowed.
 
-    Args:
-        then: settings stored with the checkpoint.
-        now: settings of this run.
-        allowed: `allow_drift`, keys that may change this time.
+    then, now: settings stored with the checkpoint, and of this run. allowed: `allow_drift`.
 
     Raises ConfigError: a change that is neither free nor allowed, or an entry of `allowed` without effect.
     """

@@ -15,10 +15,7 @@ from swinmim.errors import ConfigError
 def check_launch(devices: int, nodes: int, explicit: bool) -> None:
     """Refuse settings that are not what the launcher started.
 
-    Args:
-        devices: per node, as the run will use them.
-        nodes: as the run will use them.
-        explicit: the devices were set, not taken from the launcher.
+    devices: per node. explicit: they were set, not taken from the launcher.
 
     Raises ConfigError: with the number to change.
     """

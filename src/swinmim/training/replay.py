@@ -50,13 +50,9 @@ def write_bundle(
 ) -> Path:
     """Every rank adds what it has to give; all must call it.
 
-    Args:
-        folder: one for all ranks.
-        module: its weights are the ones to replay with.
-        micro_batches: of this rank; none when the fault is another's.
-        rank: of this process.
-        names: where the samples of a micro-batch come from.
-        origin: plain values for `replay.json`: the typed config, precision, step, checkpoint.
+    folder: one for all ranks. module: its weights are the ones to replay with. micro_batches: of this rank; none when
+    the fault is another's. names: where the samples of a micro-batch come from. origin: plain values for `replay.json`:
+    the typed config, precision, step, checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = module.full_weights()
@@ -68,13 +64,8 @@ def write_bundle(
     for number, micro_batch in enumerate(micro_batches):
         save_file({k: v.contiguous() for k, v in micro_batch.batch.items()}, _batch_file(folder, rank, number))
     if micro_batches:
-        _write(
-            folder / f"rank_{rank}.json",
-            [
-                {"epoch": each.epoch, "number": each.number, "seed": each.seed, "samples": names(each)}
-                for each in micro_batches
-            ],
-        )
+        entries = [{"epoch": m.epoch, "number": m.number, "seed": m.seed, "samples": names(m)} for m in micro_batches]
+        _write(folder / f"rank_{rank}.json", entries)
     return folder
 
 
@@ -129,10 +120,10 @@ def replay(module: TrainingModule, micro_batch: MicroBatch, *, device: torch.dev
     module.to(device).train()
     batch = {name: value.to(device) for name, value in micro_batch.batch.items()}
     seen: list[str] = []
-    handles = []
-    for name, part in module.named_modules():
-        title = f"{name} ({type(part).__name__})"
-        handles.append(part.register_forward_hook(_watch_forward(title, seen)))
+    handles = [
+        part.register_forward_hook(_watch_forward(f"{name} ({type(part).__name__})", seen))
+        for name, part in module.named_modules()
+    ]
     module.zero_grad()
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
         seed_all(micro_batch.seed)

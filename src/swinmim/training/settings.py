@@ -152,11 +152,5 @@ class RunConfig:
 
     def encoder_options(self) -> dict[str, Any]:
         """Arguments of SwinV2 and load_encoder beside the architecture."""
-        return {
-            "resolution": self.resolution,
-            "window": self.window,
-            "drop_path": self.drop_path,
-            "recompute": self.recompute,
-            "attention": self.attention,
-            "chunk": self.chunk,
-        }
+        names = ("resolution", "window", "drop_path", "recompute", "attention", "chunk")
+        return {name: getattr(self, name) for name in names}

@@ -16,12 +16,9 @@ log = logging.getLogger(__name__)
 
 
 def build_wandb(config: WandbConfig, output_dir: Path, settings: dict[str, Any]) -> WandbLogger:
-    """Start or continue the W&B run of an output directory.
+    """Start or continue the W&B run of an output directory, which keeps the run id in `wandb_run_id`.
 
-    Args:
-        config: project and mode.
-        output_dir: the run's directory; the run id is kept there in `wandb_run_id`.
-        settings: the typed configuration, stored as the run's config.
+    settings: the typed configuration, stored as the run's config.
     """
     id_file = output_dir / "wandb_run_id"
     run_id = id_file.read_text().strip() if id_file.exists() else secrets.token_hex(4)

@@ -9,7 +9,6 @@ from swinmim.models.windows import (
     partition_windows,
     shift_regions,
     stage_windows,
-    window_table,
 )
 
 FAMILY = {"patch_size": 4, "num_stages": 4, "window_ratio": 16}
@@ -43,14 +42,15 @@ def test_an_oversized_window_is_global_attention():
     assert all(s.is_global for s in stage_windows(64, **FAMILY, window=999))
 
 
-def test_table():
-    table = window_table(stage_windows(192, **FAMILY))
-    assert [line.split() for line in table.splitlines()] == [
+def test_a_misfit_shows_the_stages():
+    with pytest.raises(ModelError) as error:
+        stage_windows((192, 250), **FAMILY)
+    assert [line.split() for line in str(error.value).splitlines()[2:7]] == [
         ["stage", "grid", "window", "shift"],
-        ["1", "48", "12", "6"],
-        ["2", "24", "12", "6"],
-        ["3", "12", "12", "0"],
-        ["4", "6", "6", "0"],
+        ["1", "48x62.5", "12x15.62", "-"],
+        ["2", "24x31.25", "12x15.62", "-"],
+        ["3", "12x15.62", "12x15.62", "-"],
+        ["4", "6x7.812", "6x7.812", "-"],
     ]
 
 

@@ -29,9 +29,9 @@ Monitor = tuple[str, Literal["min", "max"]]
 class Checkpoints(Checkpoint):
     """Writes `OUTPUT/checkpoints/step_*`, the links `last` and `best` beside them, and `OUTPUT/encoder`.
 
-    monitor: its best checkpoint is kept as well. settings: the run's whole configuration, compared on resume. The module
-    must have `full_weights()`, `save_encoder_folder(folder, weights)` and `plan`. A failed save raises CheckpointError on
-    all ranks.
+    monitor: its best checkpoint is kept as well. settings: the run's whole configuration, compared on resume. A failed
+    save raises CheckpointError on all ranks. The module must have `full_weights()`, `save_encoder_folder(folder,
+    weights)` and `plan`.
     """
 
     def __init__(
