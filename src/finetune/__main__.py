@@ -13,9 +13,5 @@ def start(config: FinetuneConfig, output_dir: Path) -> None:
     run(config, output_dir)
 
 
-def main() -> None:
-    open_door("finetune", FinetuneConfig, start)
-
-
 if __name__ == "__main__":
-    main()
+    open_door("finetune", FinetuneConfig, start)

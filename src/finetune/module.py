@@ -18,10 +18,7 @@ from swinmim.training.settings import RunConfig
 class TaskModule(TrainingModule):
     """Supervised fine-tuning of an encoder for a task.
 
-    Args:
-        network: encoder and head.
-        task: whose they are.
-        config, plan, provenance, build: see `TrainingModule`.
+    network: encoder and head of the task. The others: see `TrainingModule`.
     """
 
     rules = ("bias", "norm", "logit_scale", "cpb_mlp")

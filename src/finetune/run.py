@@ -67,7 +67,12 @@ class FinetuneParts:
         return ShardData(train, val, *self.task.views(shape.resolution), settings)
 
     def statistics(self, data: ShardData) -> Stats:
-        return resolve_stats(self.config.data, data.train, encoder_stats(self.config))
+        """`auto` means those that the encoder was pretrained with."""
+        known = None
+        if self.config.ckpt is not None:
+            origin = load_manifest(self.config.ckpt)
+            known = origin.mean, origin.std
+        return resolve_stats(self.config.data, data.train, known)
 
     def network(self, data: ShardData, *, load_weights: bool = True) -> TaskModel:
         return TaskModel(build_encoder(self.config, load_weights=load_weights), self.task)
@@ -122,27 +127,15 @@ def build_encoder(config: FinetuneConfig, *, load_weights: bool = True) -> SwinV
 
     With `load_weights` off, `ckpt` gives its shape alone, on the meta device.
 
-    Raises:
-        ConfigError: a resolution that does not fit.
-        CheckpointError: `ckpt` is no encoder folder, or does not cover the encoder.
+    Raises ConfigError: a resolution that does not fit; CheckpointError: `ckpt` is no encoder folder, or does not cover
+    the encoder.
     """
     with config_errors():
         if config.ckpt is not None:
             build = load_encoder if load_weights else describe_encoder
             return build(config.ckpt, **config.encoder_options())
         assert isinstance(config.model, ModelConfig)
-        return SwinV2(
-            get_architecture(config.model.name, **config.model.overrides()),
-            **config.encoder_options(),
-        )
-
-
-def encoder_stats(config: FinetuneConfig) -> Stats | None:
-    """The normalisation that the encoder was pretrained with."""
-    if config.ckpt is None:
-        return None
-    origin = load_manifest(config.ckpt)
-    return tuple(origin.mean), tuple(origin.std)
+        return SwinV2(get_architecture(config.model.name, **config.model.overrides()), **config.encoder_options())
 
 
 def rebuild(info: Mapping[str, Any]) -> TaskModule:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from swinmim.config import schema
 from swinmim.models.swinv2 import SwinV2
+from swinmim.models.windows import Pair
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from data.loading.views import View
     from data.open import Needs
 
-Pair = tuple[int, int]
 Rows = list[dict[str, Any]]
 """One dict for each image, of plain values: text, numbers, lists of them; the same keys in each."""
 
@@ -54,11 +54,7 @@ Config = TypeVar("Config", bound=TaskConfig)
 class Task(ABC, Generic[Config]):
     """One kind of question about images.
 
-    Args:
-        settings: its own, an instance of `Settings`.
-        subject: see there.
-
-    Raises UserError: the settings do not fit the subject.
+    settings: an instance of its `Settings`. Raises UserError: they do not fit the subject.
     """
 
     kind: ClassVar[str]

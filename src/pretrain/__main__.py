@@ -13,9 +13,5 @@ def start(config: PretrainConfig, output_dir: Path) -> None:
     run(config, output_dir)
 
 
-def main() -> None:
-    open_door("pretrain", PretrainConfig, start)
-
-
 if __name__ == "__main__":
-    main()
+    open_door("pretrain", PretrainConfig, start)

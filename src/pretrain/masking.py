@@ -13,17 +13,13 @@ def mask_grid(resolution: tuple[int, int], mask_unit: int) -> tuple[int, int]:
     """Units per side, (H / mask_unit, W / mask_unit). Raises ModelError: the image is not a whole number of units."""
     height, width = resolution
     if height % mask_unit or width % mask_unit:
+        below = {max(mask_unit, side // mask_unit * mask_unit) for side in resolution}
+        above = {-(-side // mask_unit) * mask_unit for side in resolution}
         raise ModelError(
             f"mim.mask_unit must divide the image: {height} x {width} px is no whole number of {mask_unit}-px units. "
-            f"Nearest sides: {', '.join(str(side) for side in _multiples(height, width, mask_unit))}."
+            f"Nearest sides: {', '.join(map(str, sorted(below | above)))}."
         )
     return height // mask_unit, width // mask_unit
-
-
-def _multiples(height: int, width: int, unit: int) -> list[int]:
-    return sorted(
-        {max(unit, side // unit * unit) for side in (height, width)} | {-(-s // unit) * unit for s in (height, width)}
-    )
 
 
 def num_masked(grid: tuple[int, int], mask_ratio: float) -> int:
@@ -61,10 +57,7 @@ def visible_mean(images_BCHW: Tensor, mask_BHW: Tensor) -> Tensor:
 def blurred(images_BCHW: Tensor, mask_BHW: Tensor, sigma: float) -> Tensor:
     """Gaussian average of the visible pixels around each pixel, (B, C, H, W): the smoothest guess of what is hidden.
 
-    Args:
-        images_BCHW: images.
-        mask_BHW: True = masked pixels.
-        sigma: width of the Gaussian in pixels.
+    mask_BHW: True = masked pixels. sigma: width of the Gaussian in pixels.
     """
     radius = int(3 * sigma)
     position = torch.arange(-radius, radius + 1, device=images_BCHW.device, dtype=torch.float32)

@@ -22,21 +22,14 @@ VAL_METRICS = ("recon_loss", "mean_baseline", "blur_baseline")
 class PretrainModule(TrainingModule):
     """SimMIM pretraining.
 
-    Args:
-        model: the method.
-        config: optimizer, schedule, augmentation, and whether the preparation of training batches is compiled.
-        plan, provenance, build: see `TrainingModule`.
+    config says beside the optimizer's settings whether images are flipped, and the preparation of training batches is
+    compiled. The others: see `TrainingModule`.
     """
 
     rules = ("bias", "norm", "logit_scale", "cpb_mlp", "mask_token")
 
     def __init__(
-        self,
-        model: SimMIM,
-        config: PretrainConfig,
-        plan: Plan,
-        provenance: Provenance,
-        build: Build | None = None,
+        self, model: SimMIM, config: PretrainConfig, plan: Plan, provenance: Provenance, build: Build | None = None
     ) -> None:
         super().__init__(model, config, plan, provenance, build)
         self.flip = config.augment.flip

@@ -52,12 +52,9 @@ class Reconstructions(Callback):
 def draw_columns(
     columns: dict[str, Tensor], min_side: int = 96, bands: tuple[int, int, int] | None = None
 ) -> Image.Image:
-    """One row per image, one titled column per entry.
+    """One row per image, one titled column per entry of title -> (B, C, H, W) in 0..1.
 
-    Args:
-        columns: title -> (B, C, H, W) in 0..1.
-        min_side: smaller images are enlarged by whole pixels up to about this side.
-        bands: see `to_rgb`.
+    min_side: smaller images are enlarged by whole pixels up to about this side. bands: see `to_rgb`.
     """
     tensors = [to_rgb(images, bands) for images in columns.values()]
     rows, _, height, width = tensors[0].shape

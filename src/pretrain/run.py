@@ -51,9 +51,7 @@ class PretrainParts:
     def data(self, shape: SimMIM) -> ShardData | StreamData:
         """Training images, and a held-out part that is the same for every run on the set.
 
-        Raises:
-            ConfigError: the set's channels are not the model's.
-            DataError: the set is too small.
+        Raises ConfigError: the set's channels are not the model's; DataError: the set is too small.
         """
         config = self.config
         shards = open_data(config.data)
@@ -110,9 +108,8 @@ class PretrainParts:
 def build_model(config: PretrainConfig, *, load_weights: bool = True) -> SimMIM:
     """SimMIM around the configured encoder; with `load_weights` off, `ckpt` gives its shape alone.
 
-    Raises:
-        ConfigError: a resolution, window, mask unit or width that does not fit.
-        CheckpointError: `ckpt` cannot be loaded.
+    Raises ConfigError: a resolution, window, mask unit or width that does not fit; CheckpointError: `ckpt` cannot be
+    loaded.
     """
     with config_errors():
         architecture = get_architecture(config.model.name, **config.model.overrides())
@@ -125,10 +122,7 @@ def build_model(config: PretrainConfig, *, load_weights: bool = True) -> SimMIM:
                     f"({encoder.architecture} against {architecture}). Add model={encoder.architecture.name}."
                 )
         else:
-            encoder = SwinV2(
-                architecture,
-                **config.encoder_options(),
-            )
+            encoder = SwinV2(architecture, **config.encoder_options())
         return SimMIM(
             encoder, mask_unit=config.mim.mask_unit, mask_ratio=config.mim.mask_ratio, target=config.mim.target
         )

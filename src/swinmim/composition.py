@@ -65,7 +65,13 @@ def check(
         if base is not None:
             keys = _sound(keys, partial(_key_problem, cfg=base), problems)
             composed = _compose(name, search, fixed + [o for o in keys if not o.is_sweep_override()], problems)
-            jobs = [_compose(name, search, [*fixed, one], problems) for one in _values(groups, parser)]
+            choices = [
+                parser.parse_override(f"{group.key_or_group}={value}")
+                for group in groups
+                if group.is_sweep_override()
+                for value in group.sweep_string_iterator()
+            ]
+            jobs = [_compose(name, search, [*fixed, choice], problems) for choice in choices]
             for part in (composed, *jobs):
                 problems += config_problems(part, plain) if part is not None else []
             if composed is not None and schema_type is not None:
@@ -93,16 +99,6 @@ def _sound(
         else:
             problems.append(problem)
     return good
-
-
-def _values(groups: Sequence[Override], parser: OverridesParser) -> list[Override]:
-    """The choices of a sweep over files of a group, one by one."""
-    return [
-        parser.parse_override(f"{group.key_or_group}={value}")
-        for group in groups
-        if group.is_sweep_override()
-        for value in group.sweep_string_iterator()
-    ]
 
 
 def _is_group(key: str) -> bool:

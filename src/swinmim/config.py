@@ -48,8 +48,7 @@ class ModelConfig:
 
     def overrides(self) -> dict[str, int]:
         """What replaces fields of the named architecture."""
-        values = {"in_chans": self.in_chans, "embed_dim": self.embed_dim, "head_dim": self.head_dim}
-        return {name: value for name, value in values.items() if value is not None}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k != "name" and v is not None}
 
 
 def load(schema_type: type[T], cfg: DictConfig) -> T:

@@ -86,9 +86,8 @@ def override_problem(override: Override) -> str | None:
 def config_problems(composed: DictConfig, plain: DictConfig) -> Iterator[str]:
     """What a composed config (with its `hydra` node) holds that it must not.
 
-    Args:
-        composed: with all files and overrides of this command line.
-        plain: the root config alone; its `hydra` node is the one that is trusted.
+    composed: with all files and overrides of this command line. plain: the root config alone; its `hydra` node is the
+    one that is trusted.
     """
     trusted = dict(_leaves(plain.hydra, "hydra"))
     for path, value in _leaves(composed, ""):

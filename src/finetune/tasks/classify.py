@@ -87,9 +87,5 @@ def _mixer(settings: ClassifyConfig, num_classes: int) -> Any:
         return None
     from torchvision.transforms import v2
 
-    mixers: list[Any] = []
-    if settings.mixup > 0:
-        mixers.append(v2.MixUp(alpha=settings.mixup, num_classes=num_classes))
-    if settings.cutmix > 0:
-        mixers.append(v2.CutMix(alpha=settings.cutmix, num_classes=num_classes))
-    return v2.RandomChoice(mixers)
+    kinds = (v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix)
+    return v2.RandomChoice([kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha > 0])

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from torch import Tensor, nn
 
-from finetune.task import Pair, Task, TaskConfig
+from finetune.task import Task, TaskConfig
 from swinmim.config import schema
 from swinmim.errors import ConfigError
 from swinmim.models.swinv2 import SwinV2
+from swinmim.models.windows import Pair
 
 if TYPE_CHECKING:
     from data.loading.batch import Batch

@@ -50,7 +50,8 @@ ABSENT = "(absent)"
 
 def differences(then: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
     """Dotted key -> (value then, value now) of all leaves that differ; lists are leaves, unless they hold groups."""
-    before, after = _leaves(_plain(then)), _leaves(_plain(now))
+    # as a JSON file would give them back: tuples are lists
+    before, after = (_leaves(json.loads(json.dumps(settings))) for settings in (then, now))
     keys = [*before, *(key for key in after if key not in before)]
     pairs = {key: (before.get(key, ABSENT), after.get(key, ABSENT)) for key in keys}
     return {key: (old, new) for key, (old, new) in pairs.items() if old != new}
@@ -111,12 +112,6 @@ def _lines(changed: Mapping[str, tuple[object, object]], keys: Sequence[str] | M
 
 def _shown(value: object) -> str:
     return ABSENT if value is ABSENT else json.dumps(value)
-
-
-def _plain(settings: Mapping[str, object]) -> dict[str, object]:
-    """As a JSON file would give it back: tuples are lists."""
-    plain: dict[str, object] = json.loads(json.dumps(settings))
-    return plain
 
 
 def _leaves(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:

@@ -23,8 +23,7 @@ def poison(loss: Tensor) -> Tensor:
 class FiniteGuard:
     """Counts non-finite optimizer steps, and says which steps the optimizer must not take. Nothing here waits.
 
-    Args:
-        limit: so many in a row end the run; from then on no step is taken, however long the host needs to see it.
+    limit: so many in a row end the run; from then on no step is taken, however long the host needs to see it.
     """
 
     def __init__(self, limit: float = math.inf) -> None:
@@ -39,11 +38,8 @@ class FiniteGuard:
     def judge(self, norm: Tensor) -> Tensor:
         """Judge one optimizer step by its gradient norm over all ranks.
 
-        Args:
-            norm: () floating; negative is non-finite too (DeepSpeed's way to say so).
-
-        Returns:
-            () float32, 1 where the step must be skipped: what `AdamW(fused=True).found_inf` takes.
+        norm: () floating; negative is non-finite too (DeepSpeed's way to say so). Returns () float32, 1 where the step
+        must be skipped: what `AdamW(fused=True).found_inf` takes.
         """
         bad = (~(torch.isfinite(norm) & (norm >= 0))).float()
         if self.state is None:

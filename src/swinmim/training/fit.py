@@ -53,9 +53,8 @@ def make_plan(config: RunConfig, *, accumulation: int, num_samples: int) -> Plan
 def starting_state(config: RunConfig, output_dir: Path) -> Path | None:
     """The trainer state to continue from: the newest sound checkpoint of output_dir (auto), or the one named.
 
-    Raises:
-        CheckpointError: a named checkpoint is missing, incomplete or damaged, or all of output_dir's are.
-        ConfigError: the settings are not those of the checkpoint.
+    Raises CheckpointError: a named checkpoint is missing, incomplete or damaged, or all of output_dir's are;
+    ConfigError: the settings are not those of the checkpoint.
     """
     match config.resume:
         case None:
@@ -99,12 +98,7 @@ def train(
     state = starting_state(config, output_dir)
     signals = Signals()
     settings = dataclasses.asdict(config)
-    origin = {
-        "label": command,
-        "config": settings,
-        "precision": resolve_precision(config.trainer),
-        **module.describe(),
-    }
+    origin = {"label": command, "config": settings, "precision": resolve_precision(config.trainer), **module.describe()}
     trainer = build_trainer(
         config,
         accumulation=module.plan.accumulation,
@@ -125,8 +119,7 @@ def train(
     )
     if trainer.is_global_zero:
         log.info(
-            "%s",
-            pairs({**derived, "start": f"checkpoint {state.parent}" if state else "step 0", "output": output_dir}),
+            "%s", pairs({**derived, "start": f"checkpoint {state.parent}" if state else "step 0", "output": output_dir})
         )
         numbers = {f"derived/{name}": value for name, value in derived.items() if isinstance(value, int | float)}
         for logger in trainer.loggers:

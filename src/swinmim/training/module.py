@@ -63,12 +63,7 @@ class TrainingModule(L.LightningModule):
     std: Tensor
 
     def __init__(
-        self,
-        network: nn.Module,
-        config: RunConfig,
-        plan: Plan,
-        provenance: Provenance,
-        build: Build | None = None,
+        self, network: nn.Module, config: RunConfig, plan: Plan, provenance: Provenance, build: Build | None = None
     ) -> None:
         super().__init__()
         self.network = network
@@ -112,10 +107,7 @@ class TrainingModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Any, gradient_clip_val: int | float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         if self.strategy.clips():
             return

@@ -5,14 +5,12 @@ and moves it without flushing.
 """
 
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
-from torch.serialization import get_crc32_options, set_crc32_options
+from torch.utils.serialization import config as serialization
 
 from swinmim.checkpoint.digest import HashedFile
 from swinmim.errors import CheckpointError
@@ -38,7 +36,8 @@ class StateIO(CheckpointIO):
             self.error = error
             return
         try:
-            with _no_crc32():
+            # torch's own checksum costs a third of the writing, and torch.load does not read it
+            with serialization.patch("save.compute_crc32", False):  # type: ignore[attr-defined]
                 torch.save(checkpoint, file)  # type: ignore[arg-type]  # needs write and flush only
             self.file = file
         except (OSError, RuntimeError) as error:
@@ -65,14 +64,3 @@ class StateIO(CheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         raise RuntimeError("checkpoints are removed as whole directories, by swinmim.checkpoint.io.prune")
-
-
-@contextmanager
-def _no_crc32() -> Iterator[None]:
-    """Without torch's own checksum, which costs a third of the writing and which torch.load does not read."""
-    before = get_crc32_options()
-    set_crc32_options(False)
-    try:
-        yield
-    finally:
-        set_crc32_options(before)

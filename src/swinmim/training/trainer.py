@@ -97,12 +97,7 @@ def build_loggers(config: LoggerConfig, output_dir: Path, settings: dict[str, An
 
 
 def build_trainer(
-    config: RunConfig,
-    *,
-    accumulation: int,
-    callbacks: Sequence[Callback],
-    loggers: Sequence[Logger],
-    output_dir: Path,
+    config: RunConfig, *, accumulation: int, callbacks: Sequence[Callback], loggers: Sequence[Logger], output_dir: Path
 ) -> L.Trainer:
     """The trainer of a run. Data order, sampler and checkpoints are ours, so Lightning's own are off."""
     for chatty in ("lightning.pytorch", "lightning.fabric"):

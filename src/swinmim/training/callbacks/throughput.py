@@ -14,16 +14,14 @@ class Throughput(Callback):
     def __init__(self, global_batch_size: int) -> None:
         self.global_batch_size = global_batch_size
         self._reset(0)
-        self.batch_ended = self.window_start
 
     def _reset(self, step: int) -> None:
-        self.window_start = time.perf_counter()
+        self.window_start = self.batch_ended = time.perf_counter()
         self.window_step = step
         self.waited = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._reset(trainer.global_step)  # validation and saving between epochs are not training time
-        self.batch_ended = self.window_start
 
     def on_train_batch_start(self, *_: Any) -> None:
         self.waited += time.perf_counter() - self.batch_ended

@@ -13,6 +13,16 @@ from swinmim.training.callback_settings import HeartbeatConfig
 from swinmim.training.faults.watch import Watch
 
 
+def _mark(doing: str) -> Any:
+    """A hook of the callback that says so."""
+
+    def hook(self: "Heartbeat", trainer: L.Trainer, *_: Any) -> None:
+        if self.watch is not None:
+            self.watch.mark(trainer.global_step, doing)
+
+    return hook
+
+
 class Heartbeat(Callback):
     """One watch per rank, from the first contact of the processes to the end of fit."""
 
@@ -46,27 +56,12 @@ class Heartbeat(Callback):
         watch.start()
         self.watch = watch
 
-    def _mark(self, trainer: L.Trainer, doing: str) -> None:
-        if self.watch is not None:
-            self.watch.mark(trainer.global_step, doing)
-
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        self._mark(trainer, "forward pass")
-
-    def on_before_backward(self, trainer: L.Trainer, *_: Any) -> None:
-        self._mark(trainer, "backward pass")
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        self._mark(trainer, "waiting for data")
-
-    def on_validation_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        self._mark(trainer, "validation")
-
-    def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        self._mark(trainer, "end of the epoch")
-
-    def on_save_checkpoint(self, trainer: L.Trainer, *_: Any) -> None:
-        self._mark(trainer, "saving a checkpoint")
+    on_train_batch_start = _mark("forward pass")
+    on_before_backward = _mark("backward pass")
+    on_train_batch_end = _mark("waiting for data")
+    on_validation_batch_start = _mark("validation")
+    on_train_epoch_end = _mark("end of the epoch")
+    on_save_checkpoint = _mark("saving a checkpoint")
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if self.watch is not None:

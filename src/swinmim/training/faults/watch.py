@@ -48,13 +48,10 @@ class RankState:
 
 
 def diagnosis(states: dict[int, RankState], now: float, *, silence_s: float, stall_s: float) -> str | None:
-    """Why the run cannot go on, or None. `states` holds all ranks of the run.
+    """Why the run cannot go on, or None. `states` holds all ranks of the run; `now` is on the clock of their `heard`.
 
-    Args:
-        states: rank -> how far it is.
-        now: on the clock of `RankState.heard`.
-        silence_s: a rank that was not heard of for so long is lost.
-        stall_s: so long without a move of any rank, and the one furthest behind is stuck.
+    silence_s: a rank that was not heard of for so long is lost. stall_s: so long without a move of any rank, and the
+    one furthest behind is stuck.
     """
     here = {rank: state for rank, state in states.items() if state.bye is None}
     for rank, state in states.items():
@@ -74,10 +71,7 @@ def diagnosis(states: dict[int, RankState], now: float, *, silence_s: float, sta
 class Watch(threading.Thread):
     """The thread of one rank. `mark` says what the main thread does; `leave` before the process ends as it should.
 
-    Args:
-        rank, world: this process among all.
-        silence_s, stall_s: see `diagnosis`.
-        on_end: called before this process ends because of another one.
+    silence_s, stall_s: see `diagnosis`. on_end: called before this process ends because of another one.
     """
 
     def __init__(
@@ -101,19 +95,19 @@ class Watch(threading.Thread):
 
     def listen(self, host: str) -> tuple[int, str]:
         """Rank 0: open the door; the port and token that the others `connect` with."""
-        server = socket.create_server(
-            ("127.0.0.1" if host in ("127.0.0.1", "localhost") else "", 0), backlog=self.world
-        )
+        here = "127.0.0.1" if host in ("127.0.0.1", "localhost") else ""
+        server = socket.create_server((here, 0), backlog=self.world)
         self._selector.register(server, selectors.EVENT_READ)
         self.token = secrets.token_hex(16)
-        self.states = {self.rank: self.me} | {rank: RankState() for rank in range(self.world) if rank != self.rank}
+        self.states |= {rank: RankState() for rank in range(self.world) if rank != self.rank}
         return int(server.getsockname()[1]), self.token
 
     def connect(self, host: str, port: int, token: str) -> None:
         """Another rank: join."""
         hub = socket.create_connection((host, port), timeout=self.silence_s)
         self.states[0] = RankState(doing="")
-        self._add(0, hub)
+        self._peers[0] = hub
+        self._hear_from(hub)
         self._send(0, {"token": token, "rank": self.rank})
 
     def mark(self, step: int, doing: str) -> None:
@@ -149,19 +143,14 @@ class Watch(threading.Thread):
         with contextlib.suppress(OSError):  # found by the next read
             self._peers[peer].sendall(json.dumps(message).encode() + b"\n")
 
-    def _add(self, peer: int, connection: socket.socket) -> None:
+    def _hear_from(self, connection: socket.socket) -> None:
         connection.settimeout(1.0)
-        self._peers[peer] = connection
-        self._buffers.setdefault(connection, b"")
-        if connection not in self._selector.get_map():
-            self._selector.register(connection, selectors.EVENT_READ)
+        self._buffers[connection] = b""
+        self._selector.register(connection, selectors.EVENT_READ)
 
     def _receive(self, source: socket.socket) -> None:
         if source not in self._buffers:  # the hub's door
-            connection, _ = source.accept()
-            connection.settimeout(1.0)
-            self._buffers[connection] = b""
-            self._selector.register(connection, selectors.EVENT_READ)
+            self._hear_from(source.accept()[0])
             return
         try:
             data = source.recv(65536)
@@ -183,7 +172,7 @@ class Watch(threading.Thread):
         peer = next((rank for rank, connection in self._peers.items() if connection is source), None)
         if peer is None:
             if secrets.compare_digest(str(message.get("token")), self.token):
-                self._add(int(message["rank"]), source)
+                self._peers[int(message["rank"])] = source
             else:
                 self._close(source)
             return
