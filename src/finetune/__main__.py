@@ -13,5 +13,9 @@ def start(config: FinetuneConfig, output_dir: Path) -> None:
     run(config, output_dir)
 
 
-if __name__ == "__main__":
+def main() -> None:
     open_door("finetune", FinetuneConfig, start)
+
+
+if __name__ == "__main__":
+    main()
