@@ -1,7 +1,7 @@
 """What the rest of the program asks of a set of samples. Nobody asks which class a set is."""
 
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,6 @@ from data.codecs.bands import Bits
 from data.codecs.targets import TargetKind
 from data.order.hashing import Ints
 from data.shards.manifest import Shard
-from swinmim.errors import DataError
 
 
 class Record(NamedTuple):
@@ -131,20 +130,3 @@ class SampleSet(ImageSet, Protocol):
     def close(self) -> None:
         """Close the open files; reading opens them again."""
         ...
-
-
-Samples = TypeVar("Samples", bound=SampleSet)
-
-
-def require_labels(shards: Samples) -> Samples:
-    """The set itself, when every sample has a label.
-
-    Raises:
-        DataError: otherwise.
-    """
-    if not shards.classes or len(shards) == 0 or int(shards.labels.min()) < 0:
-        raise DataError(
-            f"finetune needs labels; {shards.path} has none for some or all images. Put each image into a folder named"
-            " after its class: DIR/cat/1.jpg, DIR/dog/2.jpg."
-        )
-    return shards
