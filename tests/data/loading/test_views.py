@@ -8,7 +8,7 @@ from torchvision.tv_tensors import Image as TVImage
 
 from data.codecs.targets import Boxes
 from data.loading.normalise import FLIP_STREAM, MASK_STREAM, flips, hash_bits, normalise, random_flip
-from data.loading.views import CenterCrop, ClassifyAugment, RandomCrop, center_box, crop_box, resize, see
+from data.loading.views import CenterCrop, RandomCrop, center_box, crop_box, resize, see
 from data.order.hashing import sample_seeds
 
 SEEDS = sample_seeds(0, 0, np.arange(4000))
@@ -61,8 +61,8 @@ def test_center_crop_shapes(shape):
     assert CenterCrop((16, 40), 1.0)(make_pixels(0, *shape), None, 0)[0].shape == (16, 40, 3)
 
 
-def test_classify_augment_uses_the_seed_only_and_leaves_the_generator_alone():
-    image, augment = make_pixels(0, 60, 80), ClassifyAugment((32, 32))
+def test_rand_augment_uses_the_seed_only_and_leaves_the_generator_alone():
+    image, augment = make_pixels(0, 60, 80), RandomCrop((32, 32), (0.08, 1.0), num_ops=2)
     torch.manual_seed(1)
     state = torch.get_rng_state()
     one, _ = augment(image, None, 7)
@@ -192,7 +192,7 @@ def test_the_flip_of_a_view_is_that_of_the_device_bit_for_bit(bits):
     still, moved = (
         torch.stack(
             [
-                ClassifyAugment((16, 16), num_ops=0 if bits == 16 else 2, flip=flip)(i, None, s)[0]
+                RandomCrop((16, 16), num_ops=0 if bits == 16 else 2, flip=flip)(i, None, s)[0]
                 for i, s in zip(images, seeds, strict=True)
             ]
         )
@@ -270,7 +270,7 @@ def test_the_evaluation_view_moves_targets_as_torchvisions_centre_crop():
 def test_what_counts_for_the_whole_image_stays_and_images_without_objects_too():
     image = make_pixels(0, 60, 80)
     for target in (np.array([True, False]), np.array([0.5, -3.0], np.float32)):
-        for view in (ClassifyAugment((16, 16), flip=True), CenterCrop((16, 16), 1.0)):
+        for view in (RandomCrop((16, 16), num_ops=2, flip=True), CenterCrop((16, 16), 1.0)):
             assert view(image, target, 1)[1].tolist() == target.tolist()
     _, seen = RandomCrop((16, 16), flip=True)(image, boxes_of([]), 1)
     assert [tuple(value.shape) for value in seen.values()] == [(0, 4), (0,), (0,), (0, 16, 16)]
