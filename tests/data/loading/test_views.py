@@ -138,7 +138,6 @@ def test_crop_boxes_are_distributed_as_torchvisions(size, scale, ratio):
         assert np.abs(shares[0] - shares[1]).max() < 0.062
 
 
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(
     ("shape", "resolution", "crop_ratio"),
     [
@@ -148,7 +147,7 @@ def test_crop_boxes_are_distributed_as_torchvisions(size, scale, ratio):
         ((60, 80), (96, 96), 0.9),
     ],
 )
-def test_center_crop_has_the_pixels_of_pillow(shape, resolution, crop_ratio, interpolation):
+def test_center_crop_has_the_pixels_of_pillow(shape, resolution, crop_ratio):
     """Pillow takes the box out of the whole image, so at its border it sees what lies outside; not compared there."""
     from PIL import Image
 
@@ -157,9 +156,9 @@ def test_center_crop_has_the_pixels_of_pillow(shape, resolution, crop_ratio, int
     h, w = (min(side, round(wanted / factor)) for side, wanted in zip(shape, resolution, strict=True))
     top, left = (shape[0] - h) // 2, (shape[1] - w) // 2
     reference = Image.fromarray(image).resize(
-        resolution[::-1], Image.Resampling[interpolation.upper()], box=(left, top, left + w, top + h)
+        resolution[::-1], Image.Resampling.BICUBIC, box=(left, top, left + w, top + h)
     )
-    ours = CenterCrop(resolution, crop_ratio, interpolation)(image, None, 0)[0].numpy().astype(float)
+    ours = CenterCrop(resolution, crop_ratio)(image, None, 0)[0].numpy().astype(float)
     error = ((ours - np.asarray(reference))[4:-4, 4:-4] ** 2).mean()
     assert 10 * np.log10(255**2 / max(error, 1e-9)) >= 50
 
