@@ -8,8 +8,6 @@ from swinmim.config import schema
 
 Values = tuple[float, ...]
 
-CACHE_BYTES = 100_000_000_000
-
 
 @schema
 class MixConfig:
@@ -35,7 +33,7 @@ class DataConfig:
     with 0 trains on all of it, without validation and pictures."""
     cache_dir: str | None
     """Where folders are packed into shards, and remote shards are kept; null is ~/.cache/swinmim."""
-    cache_bytes: int = CACHE_BYTES
+    cache_bytes: int = 100_000_000_000
     """What the remote shards in cache_dir may take together."""
     allow_insecure: bool = False
     """Read remote sets over plain http too."""

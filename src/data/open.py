@@ -3,12 +3,11 @@
 Folders are packed once into a cache and reused. Only here it is decided whether images are indexed or streamed.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from data.codecs.targets import TargetKind
-from data.config import CACHE_BYTES, DataConfig, LabelledDataConfig
+from data.config import DataConfig, LabelledDataConfig
 from data.loading.batch import LoaderSettings
 from data.loading.module import Part, ShardData, StreamData
 from data.loading.views import View
@@ -18,7 +17,7 @@ from data.shards.local import ShardSet
 from data.shards.manifest import is_shard_set
 from data.shards.mixed import MixedSet
 from data.shards.remote import is_url
-from data.shards.set import SampleSet, require_labels
+from data.shards.set import SampleSet
 from data.shards.streamed import StreamSet
 from data.sources.digits import SIDE, read_digits
 from data.write.pack import pack, packed
@@ -33,29 +32,27 @@ Needs = Literal["nothing", "label"] | TargetKind
 """What a task is taught with: nothing, one class for each image, or a target."""
 
 
-def open_source(
-    path: str | Path,
-    cache_dir: str | Path,
-    options: WriteOptions | None = None,
-    *,
-    cache_bytes: int = CACHE_BYTES,
-    allow_insecure: bool = False,
-) -> ShardSet:
-    """Open "builtin:digits", a shard set here or on a server, or a folder of images of any shape, which is
-    packed into `cache_dir` first.
+def open_source(path: str | Path, config: DataConfig) -> ShardSet:
+    """Open "builtin:digits", a shard set here or on a server, or a folder of images of any shape, which is packed
+    into the cache first.
 
     Raises:
         DataError: the path is none of these, or holds nothing usable.
     """
+    cache = config.cache_folder()
     if str(path) == DIGITS:
-        return ShardSet.open(write_digits(cache_dir))
+        return ShardSet.open(packed(cache / f"digits-{SIDE}", read_digits, WriteOptions(resize=None, workers=1)))
     if str(path).startswith("builtin:"):
         raise DataError(f"The built-in sets are: {DIGITS}; got {path}.")
     if is_url(str(path)):
-        return open_remote(str(path), Path(cache_dir) / "remote", cache_bytes, allow_insecure)
+        return open_remote(str(path), cache / "remote", config.cache_bytes, config.allow_insecure)
     if is_shard_set(Path(path)):
         return ShardSet.open(path)
-    return ShardSet.open(pack(path, cache_dir, options))
+    return ShardSet.open(pack(path, cache, _options(config)))
+
+
+def _options(config: DataConfig) -> WriteOptions:
+    return WriteOptions(resize=config.pack_resize, quality=config.pack_quality)
 
 
 def open_data(config: DataConfig) -> SampleSet | StreamSet:
@@ -66,70 +63,45 @@ def open_data(config: DataConfig) -> SampleSet | StreamSet:
     """
     if config.streaming_samples is not None:
         return StreamSet(config.path, config.streaming_samples, allow_insecure=config.allow_insecure)
-    options = WriteOptions(resize=config.pack_resize, quality=config.pack_quality)
-    sets = [
-        open_source(
-            path,
-            config.cache_folder(),
-            options,
-            cache_bytes=config.cache_bytes,
-            allow_insecure=config.allow_insecure,
-        )
-        for path in (config.path, *(part.path for part in config.mix))
-    ]
+    sets = [open_source(path, config) for path in (config.path, *(part.path for part in config.mix))]
     return MixedSet(sets, [1.0, *(part.weight for part in config.mix)]) if config.mix else sets[0]
 
 
-def open_labelled(
-    path: str | Path,
-    cache_dir: str | Path,
-    options: WriteOptions | None = None,
-    *,
-    cache_bytes: int = CACHE_BYTES,
-    allow_insecure: bool = False,
-    needs: Needs = "label",
-) -> tuple[ShardSet, ShardSet | None]:
+def open_labelled(path: str, config: DataConfig, needs: Needs) -> tuple[ShardSet, ShardSet | None]:
     """Open a source for fine-tuning.
 
     A directory with `train` and one of `val`, `valid`, `validation`, `test` gives both; anything else gives one set and
-    None, to be split with `order.split`. Folders are packed with their original pixels unless `options` says otherwise.
+    None, to be split with `order.split`.
 
     Raises:
-        DataError: as `open_source`; not what the task needs; or classes that differ between the two.
+        DataError: as `open_source`; not what the task needs; or a folder with classes that `train` lacks.
     """
-    options = options or WriteOptions(resize=None)
-    if is_url(str(path)):
-        found = open_source(path, cache_dir, options, cache_bytes=cache_bytes, allow_insecure=allow_insecure)
-        return _require(found, needs), None
-    root = Path(path)
-    train_dir = next((root / name for name in TRAIN_NAMES if (root / name).is_dir()), None)
-    val_dir = next((root / name for name in VAL_NAMES if (root / name).is_dir()), None)
-    if is_shard_set(root) or train_dir is None or val_dir is None:
-        return _require(open_source(path, cache_dir, options), needs), None
-    train = _require(open_source(train_dir, cache_dir, options), needs)
-    if is_shard_set(val_dir):
-        val = ShardSet.open(val_dir)
-        if val.classes != train.classes:
-            raise DataError(
-                f"Both splits must have the same classes in the same order; {train_dir} and {val_dir} differ."
-            )
+    if is_url(path) or is_shard_set(Path(path)):
+        train_dir = val_dir = None
     else:
-        val = ShardSet.open(pack(val_dir, cache_dir, options, train.classes))
-    return train, _require(val, needs)
+        train_dir, val_dir = (
+            next(filter(Path.is_dir, (Path(path, name) for name in names)), None) for names in (TRAIN_NAMES, VAL_NAMES)
+        )
+    if train_dir is None or val_dir is None:
+        return _require(open_source(path, config), needs), None
+    train = _require(open_source(train_dir, config), needs)
+    if not is_shard_set(val_dir):
+        val_dir = pack(val_dir, config.cache_folder(), _options(config), train.classes)
+    return train, _require(ShardSet.open(val_dir), needs)
 
 
 def _require(shards: ShardSet, needs: Needs) -> ShardSet:
-    match needs:
-        case "nothing":
-            return shards
-        case "label":
-            return require_labels(shards)
-        case kind if kind == shards.target:
-            return shards
-    raise DataError(
-        f"This task needs {needs} with each image; {shards.path} has {shards.target or 'none'}. Write the set from a"
-        " source that has them (python -m data.write)."
-    )
+    if needs == "label" and not (shards.classes and len(shards) and shards.labels.min() >= 0):
+        raise DataError(
+            f"finetune needs labels; {shards.path} has none for some or all images. Put each image into a folder named"
+            " after its class: DIR/cat/1.jpg, DIR/dog/2.jpg."
+        )
+    if needs not in ("nothing", "label", shards.target):
+        raise DataError(
+            f"This task needs {needs} with each image; {shards.path} has {shards.target or 'none'}. Write the set from"
+            " a source that has them (python -m data.write)."
+        )
+    return shards
 
 
 def loader_settings(
@@ -167,9 +139,7 @@ def pretrain_data(
     return ShardData(Part(shards, train), Part(shards, held_out), train_view, eval_view, settings)
 
 
-def labelled_parts(
-    config: LabelledDataConfig, *, seed: int, channels: int, needs: Needs = "label"
-) -> tuple[Part, Part]:
+def labelled_parts(config: LabelledDataConfig, *, seed: int, channels: int, needs: Needs) -> tuple[Part, Part]:
     """What a fine-tuning run trains and validates on: two sets, or one divided, and a few labels chosen where asked.
 
     Args:
@@ -182,19 +152,10 @@ def labelled_parts(
         ConfigError: the set's channels are not the encoder's.
         DataError: as `open_labelled`, classes that differ, or too few labels.
     """
-    options = WriteOptions(resize=config.pack_resize, quality=config.pack_quality)
-    fetch = partial(
-        open_labelled,
-        cache_dir=config.cache_folder(),
-        options=options,
-        cache_bytes=config.cache_bytes,
-        allow_insecure=config.allow_insecure,
-        needs=needs,
-    )
-    train, val = fetch(config.path)
+    train, val = open_labelled(config.path, config, needs)
     train_indices = val_indices = None
     if config.val_path is not None:
-        val, _ = fetch(config.val_path)
+        val, _ = open_labelled(config.val_path, config, needs)
     elif val is None:
         val = train
         train_indices, val_indices = split(len(train), config.val_ratio, seed=0)
@@ -207,8 +168,3 @@ def labelled_parts(
         chosen = few_labels(labels.astype("int64"), config.labels_per_class, seed)
         train_indices = chosen if train_indices is None else train_indices[chosen]
     return Part(train, train_indices), Part(val, val_indices)
-
-
-def write_digits(cache_dir: str | Path) -> Path:
-    """Write the digits once as a shard set of 32x32 RGB PNGs with classes "0".."9"; returns its directory."""
-    return packed(Path(cache_dir) / f"digits-{SIDE}", read_digits, WriteOptions(resize=None, workers=1))

@@ -38,9 +38,8 @@ def damaged(shard_dir, tmp_path):
         shards = ShardSet.open(tmp_path)
         for index in indices:
             record = shards.read(index)
-            _, name = shards.locate(index)
-            data = (tmp_path / name).read_bytes()
-            (tmp_path / name).write_bytes(data.replace(record.data, bytes(len(record.data))))
+            file = tmp_path / record.shard
+            file.write_bytes(file.read_bytes().replace(record.data, bytes(len(record.data))))
         shards.close()
         return shards
 

@@ -67,7 +67,7 @@ def test_one_labelled_set_is_divided(shard_dir):
     assert data.train is data.val
     assert data.train_indices.tolist() == train.tolist()
     assert data.val_indices.tolist() == held_out.tolist()
-    assert data.classes == ShardSet.open(shard_dir).classes
+    assert data.train.classes == ShardSet.open(shard_dir).classes
 
 
 def test_a_set_of_its_own_for_validation(shard_dir, tmp_path):

@@ -54,6 +54,5 @@ class LoaderSettings:
     max_bad_fraction: float = 1e-3
     """Share of an epoch's samples, over all ranks, that may be damaged; a few always may."""
     lanes: int = 1
-    block: int = 8
     """See `EpochOrder`."""
     decoder: Decoder = "turbo"

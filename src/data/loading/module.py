@@ -19,10 +19,10 @@ from data.loading.loader import BatchLoader
 from data.loading.sampler import EvalSampler, TrainSampler
 from data.loading.stream import StreamDataset, StreamLoader
 from data.loading.views import View
+from data.order.epoch import BLOCK_SHARDS, accumulation, epoch_batches
 from data.order.epoch import VERSION as ORDER_VERSION
-from data.order.epoch import accumulation, epoch_batches
 from data.order.hashing import Ints, key
-from data.shards.set import ImageSet, SampleSet
+from data.shards.set import SampleSet
 from data.shards.streamed import StreamSet
 from swinmim.distributed import launch, local_rank, rank, world_size
 from swinmim.errors import ConfigError, DataError
@@ -55,7 +55,7 @@ class RunData(LightningDataModule):
         DataError: the global batch is larger than the set.
     """
 
-    def __init__(self, train: ImageSet, num_train: int, num_val: int, settings: LoaderSettings) -> None:
+    def __init__(self, train: SampleSet | StreamSet, num_train: int, num_val: int, settings: LoaderSettings) -> None:
         super().__init__()
         self.num_train, self.num_val, self.settings = num_train, num_val, settings
         self.host_batch: Batch | None = None
@@ -147,14 +147,9 @@ class ShardData(RunData):
             self.steps_per_epoch,
             settings.seed,
             lanes=settings.lanes,
-            block=settings.block,
         )
         self._sampler: TrainSampler | None = None
         self._resumed: tuple[int, int] | None = None  # (epoch, global batches done in it), until the loops know it too
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.train.classes
 
     def train_dataloader(self) -> BatchLoader:
         """Micro-batches of this rank."""
@@ -211,8 +206,8 @@ class ShardData(RunData):
             "seed": self.settings.seed,
             "global_batch": self.settings.global_batch,
             "lanes": self.settings.lanes,
-            "block": self.settings.block,
-            "mix": self.train.counts(self.settings.global_batch, self.settings.lanes),
+            "block": BLOCK_SHARDS,
+            "mix": self._order.counts,
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Mean and deviation for normalisation."""
 
 from data.config import DataConfig
-from data.shards.set import ImageSet
+from data.shards.set import SampleSet
+from data.shards.streamed import StreamSet
 from swinmim.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -10,7 +11,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Stats = tuple[tuple[float, ...], tuple[float, ...]]
 
 
-def resolve_stats(config: DataConfig, shards: ImageSet, encoder_stats: Stats | None = None) -> Stats:
+def resolve_stats(config: DataConfig, shards: SampleSet | StreamSet, encoder_stats: Stats | None = None) -> Stats:
     """Per-channel mean and standard deviation in 0..1 units.
 
     Args:

@@ -125,14 +125,15 @@ def _move(what: TVTensor, box: Box, resolution: tuple[int, int], mirrored: bool)
 
 
 class RandomCrop:
-    """The view of pretraining: a random part of the image, resized. Masks and boxes go along.
+    """A training view: a random part of the image, resized; then RandAugment, then a flip. Masks and boxes go along.
 
     Defaults are SimMIM's (github.com/microsoft/SimMIM, data_simmim.py).
 
     Args:
         resolution: (height, width) of the result.
-        scale, ratio: see `crop_box`.
+        scale, ratio: see `crop_box`; scale (0.08, 1) is the ImageNet fine-tuning default.
         interpolation: see `resize`.
+        num_ops, magnitude: RandAugment (Cubuk et al. 2020), magnitude 0..30; num_ops=0 switches it off.
         flip: mirror half of the images, those that `random_flip` would.
     """
 
@@ -143,49 +144,23 @@ class RandomCrop:
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         *,
         interpolation: str = "bilinear",
+        num_ops: int = 0,
+        magnitude: int = 9,
         flip: bool = False,
     ) -> None:
         self.resolution, self.scale, self.ratio = resolution, scale, ratio
         self.interpolation, self.flip = interpolation, flip
+        self.rand_augment = v2.RandAugment(num_ops, magnitude) if num_ops else None
 
     def __call__(self, image_HWC: Image, target: Target | None, seed: int) -> tuple[Tensor, Seen]:
         size = image_HWC.shape[0], image_HWC.shape[1]
         box = crop_box(*size, seed, self.scale, self.ratio)
         mirrored = self.flip and flips(seed)
-        crop_HWC = self.colour(_cut(image_HWC, box, self.resolution, self.interpolation), seed)
+        crop_HWC = self._colour(_cut(image_HWC, box, self.resolution, self.interpolation), seed)
         seen = see(target, size, box, self.resolution, mirrored)
         return (crop_HWC.flip(1) if mirrored else crop_HWC), seen
 
-    def colour(self, crop_HWC: Tensor, seed: int) -> Tensor:
-        """What happens to the image alone, between crop and flip."""
-        return crop_HWC
-
-
-class ClassifyAugment(RandomCrop):
-    """Training view for what counts for the whole image: random resized crop, then RandAugment, then a flip.
-
-    Args:
-        resolution: (height, width) of the result.
-        scale, ratio: of the crop; (0.08, 1) is the ImageNet fine-tuning default.
-        num_ops, magnitude: RandAugment (Cubuk et al. 2020), magnitude 0..30; num_ops=0 switches it off.
-        interpolation, flip: see `RandomCrop`.
-    """
-
-    def __init__(
-        self,
-        resolution: tuple[int, int],
-        *,
-        scale: tuple[float, float] = (0.08, 1.0),
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        num_ops: int = 2,
-        magnitude: int = 9,
-        interpolation: str = "bicubic",
-        flip: bool = False,
-    ) -> None:
-        super().__init__(resolution, scale, ratio, interpolation=interpolation, flip=flip)
-        self.rand_augment = v2.RandAugment(num_ops, magnitude) if num_ops else None
-
-    def colour(self, crop_HWC: Tensor, seed: int) -> Tensor:
+    def _colour(self, crop_HWC: Tensor, seed: int) -> Tensor:
         if self.rand_augment is None:
             return crop_HWC
         # torchvision draws from torch's CPU generator. torch.manual_seed would also touch the GPU's, so only that one
@@ -201,12 +176,12 @@ class ClassifyAugment(RandomCrop):
 
 
 class CenterCrop:
-    """The view for evaluation, see `center_box`. Masks and boxes go along; the seed is not used."""
+    """The view for evaluation, see `center_box`; bicubic. Masks and boxes go along; the seed is not used."""
 
-    def __init__(self, resolution: tuple[int, int], crop_ratio: float, interpolation: str = "bicubic") -> None:
-        self.resolution, self.crop_ratio, self.interpolation = resolution, crop_ratio, interpolation
+    def __init__(self, resolution: tuple[int, int], crop_ratio: float) -> None:
+        self.resolution, self.crop_ratio = resolution, crop_ratio
 
     def __call__(self, image_HWC: Image, target: Target | None, seed: int) -> tuple[Tensor, Seen]:
         size = image_HWC.shape[0], image_HWC.shape[1]
         box = center_box(*size, self.resolution, self.crop_ratio)
-        return _cut(image_HWC, box, self.resolution, self.interpolation), see(target, size, box, self.resolution)
+        return _cut(image_HWC, box, self.resolution, "bicubic"), see(target, size, box, self.resolution)

@@ -17,6 +17,8 @@ from data.order.hashing import Ints, key, permutation, shuffle, words
 from swinmim.errors import ConfigError, DataError
 
 _RUNS = 1024  # more would slow the start of an epoch, fewer coarsen its shuffle; fewer shards are a run each
+BLOCK_SHARDS = 8
+"""Shards that a run shuffles together, about."""
 VERSION = 3
 """Of the order. A checkpoint of another version cannot be continued exactly."""
 
@@ -106,7 +108,7 @@ class EpochOrder:
         epoch: int,
         *,
         lanes: int = 1,
-        block: int = 8,
+        block: int = BLOCK_SHARDS,
     ) -> None:
         if lanes < 1 or global_batch % lanes:
             raise ConfigError(
@@ -189,8 +191,10 @@ class EpochOrder:
 class EpochOrders:
     """The `EpochOrder` of any epoch, of which one is kept. Arguments as there, without the epoch."""
 
+    counts = None
+
     def __init__(
-        self, shards: Sequence[int] | Ints, global_batch: int, seed: int, *, lanes: int = 1, block: int = 8
+        self, shards: Sequence[int] | Ints, global_batch: int, seed: int, *, lanes: int = 1, block: int = BLOCK_SHARDS
     ) -> None:
         self.shards = ShardStarts(shards)
         self._of = partial(EpochOrder, self.shards, global_batch, seed, lanes=lanes, block=block)

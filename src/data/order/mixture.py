@@ -19,14 +19,12 @@ class MixedOrder:
         counts: samples of each set in a global batch.
         batches: global batches of an epoch of the mixture.
         seed: key of the order.
-        lanes, block: see `EpochOrder`.
+        lanes: see `EpochOrder`.
     """
 
-    def __init__(
-        self, sizes: Sequence[Ints], counts: Sequence[int], batches: int, seed: int, *, lanes: int = 1, block: int = 8
-    ) -> None:
+    def __init__(self, sizes: Sequence[Ints], counts: list[int], batches: int, seed: int, *, lanes: int = 1) -> None:
         self._sets = [
-            EpochOrders(part, count, key("mix", seed, number), lanes=lanes, block=block)
+            EpochOrders(part, count, key("mix", seed, number), lanes=lanes)
             for number, (part, count) in enumerate(zip(sizes, counts, strict=True))
         ]
         self._firsts = np.cumsum([0, *(part.shards.num_samples for part in self._sets)])

@@ -152,17 +152,9 @@ class RemoteShardSet(ShardSet):
     def _open_shard(self, number: int) -> int:
         return self.cache.open(self.shards[number], self.remote)
 
-    def fetch(self, number: int) -> Path:
-        """The cached file of a shard; see `ShardCache.fetch`."""
-        return self.cache.fetch(self.shards[number], self.remote)
-
-    @property
-    def ahead_bytes(self) -> int:
-        return self.cache.limit // 4  # the rest holds what is being read, and what ranks ahead of others have read
-
     def prepare(self, indices: Ints) -> None:
-        for number in np.unique([self.locate(index)[0] for index in indices.tolist()]).tolist():
-            self.fetch(number)
+        for number in np.unique(self._ends.searchsorted(indices, "right")).tolist():
+            self.cache.fetch(self.shards[number], self.remote)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _opened, (self.path, self.remote, self.cache, self.fingerprint)
@@ -175,6 +167,7 @@ def _opened(path: Path, remote: Remote, cache: ShardCache, fingerprint: str | No
         raise DataError(f"The copy of the manifest in {path} was changed while in use. Start the run again.")
     opened = RemoteShardSet(path, manifest, found, read_indices(path, manifest))
     opened.remote, opened.cache = remote, cache
+    opened.ahead_bytes = cache.limit // 4  # the rest holds what is being read, and what ranks ahead of others have read
     return opened
 
 

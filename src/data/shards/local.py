@@ -28,11 +28,13 @@ class ShardSet:
 
     Attributes:
         fingerprint: sha256 of the manifest, which holds the sha256 of every shard.
+        file_sizes: bytes of each image file; uint32 (N,).
         open_files: per process; a lane works on few shards at a time.
     """
 
     streams: Literal[False] = False
     fork_safe = True
+    ahead_bytes = 0
     open_files = 64
 
     def __init__(self, path: Path, manifest: Manifest, fingerprint: str, index: NDArray[np.void]) -> None:
@@ -40,6 +42,8 @@ class ShardSet:
         self.classes, self.target, self.shards = manifest.classes, manifest.target, manifest.shards
         self.channels, self.bits, self.mean, self.std = manifest.channels, manifest.bits, manifest.mean, manifest.std
         self._index = index
+        self.labels: NDArray[np.int32] = index["label"]
+        self.file_sizes: NDArray[np.uint32] = index["size"]
         self._ends = np.cumsum(self.shard_sizes, dtype=np.int64)
         self._files: OrderedDict[int, int] = OrderedDict()
 
@@ -69,30 +73,11 @@ class ShardSet:
         """Samples per shard."""
         return tuple(shard.samples for shard in self.shards)
 
-    @property
-    def labels(self) -> NDArray[np.int32]:
-        return np.asarray(self._index["label"])
-
-    @property
-    def file_sizes(self) -> NDArray[np.uint32]:
-        """Bytes of each image file; uint32 (N,)."""
-        return np.asarray(self._index["size"])
-
     def sizes_of(self, indices: Ints) -> Ints:
         return np.diff(np.searchsorted(indices, np.concatenate(([0], self._ends))))
 
-    def locate(self, index: int) -> tuple[int, str]:
-        """Number and name of the shard that holds sample `index`."""
-        shard = int(self._ends.searchsorted(index, "right"))
-        return shard, self.shards[shard].name
-
-    def counts(self, global_batch: int, lanes: int = 1) -> None:
-        """One set has no shares."""
-
-    def order(
-        self, indices: Ints, global_batch: int, batches: int, seed: int, *, lanes: int = 1, block: int = 8
-    ) -> EpochOrders:
-        return EpochOrders(self.sizes_of(indices), global_batch, seed, lanes=lanes, block=block)
+    def order(self, indices: Ints, global_batch: int, batches: int, seed: int, *, lanes: int = 1) -> EpochOrders:
+        return EpochOrders(self.sizes_of(indices), global_batch, seed, lanes=lanes)
 
     def file_of(self, number: int) -> Path:
         """Where shard `number` lies on this machine."""
@@ -102,13 +87,13 @@ class ShardSet:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         offset, size, label, suffix, *target = self._index[index].item()
-        number, name = self.locate(index)
+        number = int(self._ends.searchsorted(index, "right"))
         block = self._member(number, index, offset, size)
         # The member's own header names it, so keys need no memory.
         folder, slash, name_in_it = block[:100].split(b"\0", 1)[0].decode(errors="replace").rpartition("/")
         key = folder + slash + name_in_it.split(".", 1)[0]
         beside = self._member(number, index, *target)[BLOCK:] if target else b""
-        return Record(key, block[BLOCK:], SUFFIXES[suffix], label, name, beside)
+        return Record(key, block[BLOCK:], SUFFIXES[suffix], label, self.shards[number].name, beside)
 
     def _member(self, number: int, index: int, offset: int, size: int) -> bytes:
         """Header and data of the member whose data begins there; the header tells when the shard is not as indexed."""
@@ -131,21 +116,17 @@ class ShardSet:
             self._files.move_to_end(number)
         return file
 
-    @property
-    def ahead_bytes(self) -> int:
-        return 0
-
     def prepare(self, indices: Ints) -> None:
         """A local set is near."""
 
     def _open_shard(self, number: int) -> int:
+        file = self.file_of(number)
         try:
-            return os.open(self.path / self.shards[number].name, os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise DataError(f"Shard {self.path / self.shards[number].name} cannot be opened: {error}.") from error
+            raise DataError(f"Shard {file} cannot be opened: {error}.") from error
 
     def close(self) -> None:
-        """Close the open files; reading opens them again."""
         while self._files:
             os.close(self._files.popitem()[1])
 
@@ -155,9 +136,6 @@ class ShardSet:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.path, self.fingerprint)
-
-    def __repr__(self) -> str:
-        return f"ShardSet({str(self.path)!r}, {len(self)} samples, {len(self.classes)} classes)"
 
 
 def _reopen(path: Path, fingerprint: str) -> ShardSet:

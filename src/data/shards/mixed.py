@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from data.codecs.targets import TargetKind
 from data.order.hashing import Ints
 from data.order.mixture import MixedOrder
 from data.shards.set import Record, SampleSet
@@ -27,7 +27,7 @@ class MixedSet:
     """
 
     streams: Literal[False] = False
-    target = None
+    target: TargetKind | None = None
 
     def __init__(self, sets: Sequence[SampleSet], weights: Sequence[float]) -> None:
         if not all(0 < weight < math.inf for weight in weights):
@@ -51,13 +51,11 @@ class MixedSet:
         )
         self.mean, self.std = tuple(np.asarray(mean).tolist()), tuple(np.sqrt(power - mean**2).tolist())
         self._bounds = np.concatenate(([0], np.cumsum([len(part) for part in sets])))
+        self.labels = np.broadcast_to(np.int32(-1), len(self))
+        self.ahead_bytes = min((part.ahead_bytes for part in sets if part.ahead_bytes), default=0)
 
     def __len__(self) -> int:
         return int(self._bounds[-1])
-
-    @property
-    def labels(self) -> NDArray[np.int32]:
-        return np.full(len(self), -1, np.int32)
 
     def sizes_of(self, indices: Ints) -> Ints:
         return np.concatenate(self._sizes_of_sets(indices))
@@ -86,9 +84,7 @@ class MixedSet:
             )
         return [int(count) * lanes for count in counts]
 
-    def order(
-        self, indices: Ints, global_batch: int, batches: int, seed: int, *, lanes: int = 1, block: int = 8
-    ) -> MixedOrder:
+    def order(self, indices: Ints, global_batch: int, batches: int, seed: int, *, lanes: int = 1) -> MixedOrder:
         counts, sizes = self.counts(global_batch, lanes), self._sizes_of_sets(indices)
         for part, held, share in zip(self.sets, sizes, counts, strict=True):
             if held.sum() < share:
@@ -97,11 +93,7 @@ class MixedSet:
                     f" training images, its share of global_batch_size={global_batch} is {share}. Give it a lower"
                     " weight against the others (data.mix), or take a smaller global_batch_size."
                 )
-        return MixedOrder(sizes, counts, batches, seed, lanes=lanes, block=block)
-
-    @property
-    def ahead_bytes(self) -> int:
-        return min((part.ahead_bytes for part in self.sets if part.ahead_bytes), default=0)
+        return MixedOrder(sizes, counts, batches, seed, lanes=lanes)
 
     def prepare(self, indices: Ints) -> None:
         owner = np.searchsorted(self._bounds, indices, "right") - 1

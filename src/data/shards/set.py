@@ -1,7 +1,7 @@
 """What the rest of the program asks of a set of samples. Nobody asks which class a set is."""
 
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,6 @@ from data.codecs.bands import Bits
 from data.codecs.targets import TargetKind
 from data.order.hashing import Ints
 from data.shards.manifest import Shard
-from swinmim.errors import DataError
 
 
 class Record(NamedTuple):
@@ -27,13 +26,17 @@ class Record(NamedTuple):
 class BatchOrder(Protocol):
     """Which samples make up which global batch; a pure function of (epoch, step)."""
 
+    @property
+    def counts(self) -> list[int] | None:
+        """Samples of each part of a mixture in every global batch; None for one set."""
+
     def batch(self, epoch: int, step: int) -> Ints:
         """Global batch `step` of an epoch: int64 (global_batch,), positions in the samples that take part."""
         ...
 
 
-class ImageSet(Protocol):
-    """What is known of any set, also of one that can only be read from front to back.
+class SampleSet(Protocol):
+    """A set whose samples are read by index. Safe to send to a worker process.
 
     path: its directory.
     classes: class names in label order, or what its targets count; empty when there is nothing of the kind.
@@ -42,49 +45,28 @@ class ImageSet(Protocol):
     mean, std: per channel, in 0..1 units, over the training pixels.
     fingerprint: changes with the content.
     fork_safe: loader processes may be forked while the set is open.
-    streams: no random access: a `StreamSet`, where False means a `SampleSet`.
-    """
-
-    @property
-    def path(self) -> Path: ...
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-    @property
-    def channels(self) -> int: ...
-    @property
-    def bits(self) -> Bits: ...
-    @property
-    def mean(self) -> tuple[float, ...]: ...
-    @property
-    def std(self) -> tuple[float, ...]: ...
-    @property
-    def fingerprint(self) -> str: ...
-    @property
-    def fork_safe(self) -> bool: ...
-    @property
-    def streams(self) -> bool: ...
-    def __len__(self) -> int: ...
-
-
-class SampleSet(ImageSet, Protocol):
-    """A set whose samples are read by index. Safe to send to a worker process.
-
+    streams: True in a `StreamSet`, which has all of the above and is only read from front to back.
     shards: the lines of its manifests, in the order of the samples.
     labels: int32 (N,), -1 where there is none.
     target: what lies beside each image; None where nothing does. Every sample of a set has its target, or none has.
     ahead_bytes: how much may be prepared before it is read; 0 where that would gain nothing.
     """
 
-    @property
-    def streams(self) -> Literal[False]: ...
-    @property
-    def shards(self) -> tuple[Shard, ...]: ...
-    @property
-    def labels(self) -> NDArray[np.int32]: ...
-    @property
-    def target(self) -> TargetKind | None: ...
-    @property
-    def ahead_bytes(self) -> int: ...
+    path: Path
+    classes: tuple[str, ...]
+    channels: int
+    bits: Bits
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+    fork_safe: bool
+    streams: Literal[False]
+    shards: tuple[Shard, ...]
+    labels: NDArray[np.int32]
+    target: TargetKind | None
+    ahead_bytes: int
+
+    def __len__(self) -> int: ...
 
     def read(self, index: int) -> Record:
         """Sample `index`.
@@ -99,27 +81,17 @@ class SampleSet(ImageSet, Protocol):
         """How many of these sorted sample indices lie in each shard; int64 (shards,)."""
         ...
 
-    def counts(self, global_batch: int, lanes: int = 1) -> list[int] | None:
-        """Samples of each part of a mixture in every global batch; None for one set.
-
-        Raises:
-            ConfigError: a part would get none.
-        """
-        ...
-
-    def order(
-        self, indices: Ints, global_batch: int, batches: int, seed: int, *, lanes: int = 1, block: int = 8
-    ) -> BatchOrder:
+    def order(self, indices: Ints, global_batch: int, batches: int, seed: int, *, lanes: int = 1) -> BatchOrder:
         """The order of a run; the same for any number of processes.
 
         Args:
             indices: sorted; the samples that take part.
             global_batch: samples per optimizer step over all processes.
             batches: global batches of an epoch.
-            seed, lanes, block: see `EpochOrder`.
+            seed, lanes: see `EpochOrder`.
 
         Raises:
-            ConfigError: lanes that do not divide the global batch, or as `counts`.
+            ConfigError: lanes that do not divide the global batch, or a part of a mixture without a share of it.
             DataError: fewer samples than a global batch, or than its share in a mixture.
         """
         ...
@@ -131,20 +103,3 @@ class SampleSet(ImageSet, Protocol):
     def close(self) -> None:
         """Close the open files; reading opens them again."""
         ...
-
-
-Samples = TypeVar("Samples", bound=SampleSet)
-
-
-def require_labels(shards: Samples) -> Samples:
-    """The set itself, when every sample has a label.
-
-    Raises:
-        DataError: otherwise.
-    """
-    if not shards.classes or len(shards) == 0 or int(shards.labels.min()) < 0:
-        raise DataError(
-            f"finetune needs labels; {shards.path} has none for some or all images. Put each image into a folder named"
-            " after its class: DIR/cat/1.jpg, DIR/dog/2.jpg."
-        )
-    return shards

@@ -21,7 +21,7 @@ _MEASURED = 256
 
 
 class StreamSet:
-    """Colour images, unknown in number; an `ImageSet`.
+    """Colour images, unknown in number; see `SampleSet` for what is known of them.
 
     Args:
         path: directory or pattern, see `find_shards`.

@@ -52,7 +52,7 @@ class PooledTask(Task[Config]):
 
     def views(self, size: Pair) -> tuple[View, View]:
         """Raises ConfigError for RandAugment on images that it does not know."""
-        from data.loading.views import CenterCrop, ClassifyAugment
+        from data.loading.views import CenterCrop, RandomCrop
 
         settings, subject = self.settings, self.subject
         if settings.randaug_ops and not (subject.channels in (1, 3) and subject.bits == 8):
@@ -60,9 +60,10 @@ class PooledTask(Task[Config]):
                 f"RandAugment knows 1 or 3 channels of 8 bits, got {subject.channels} of {subject.bits}."
                 " Add task.randaug_ops=0 task.randaug_magnitude=0."
             )
-        training = ClassifyAugment(
+        training = RandomCrop(
             size,
-            scale=settings.crop_scale,
+            settings.crop_scale,
+            interpolation="bicubic",
             num_ops=settings.randaug_ops,
             magnitude=settings.randaug_magnitude,
             flip=settings.flip,

@@ -13,7 +13,7 @@ from data.codecs.targets import Boxes, encode_target
 from data.loading.batch import LoaderSettings
 from data.loading.dataset import BatchDataset
 from data.loading.sampler import Place
-from data.loading.views import ClassifyAugment, RandomCrop
+from data.loading.views import RandomCrop
 from swinmim.errors import DataError
 
 
@@ -53,7 +53,9 @@ def test_a_set_without_targets_gives_batches_without(shards):
 
 
 def test_labels_and_values_are_one_tensor_that_no_crop_changes(shards):
-    batch = read(WithTargets(shards, "labels", ("a", "b", "c"), labels_of), 0, 1, 2, view=ClassifyAugment((16, 16)))
+    batch = read(
+        WithTargets(shards, "labels", ("a", "b", "c"), labels_of), 0, 1, 2, view=RandomCrop((16, 16), num_ops=2)
+    )
     assert batch["target"].dtype == torch.bool
     assert batch["target"].tolist() == [[True, False, True], [False, True, True], [False, False, True]]
     batch = read(WithTargets(shards, "value", ("x", "y"), lambda index: f"[{index}, 0.5]".encode()), 4, 7)

@@ -10,7 +10,7 @@ from made_loaders import shard_data
 
 from data.loading.normalise import normalise
 from data.loading.sampler import EvalSampler, TrainSampler
-from data.loading.views import ClassifyAugment
+from data.loading.views import RandomCrop
 from data.order.epoch import EpochOrders
 from data.order.subsets import split
 from data.shards.local import ShardSet
@@ -259,8 +259,8 @@ def test_more_processes_than_samples(shards, monkeypatch):
 
 def test_sets_of_their_own_for_training_and_validation(shards):
     train, val = split(40, 10, 0)
-    data = shard_data(shards, train, val, resolution=(24, 24), train_view=ClassifyAugment((24, 24)))
-    assert data.classes == shards.classes
+    data = shard_data(shards, train, val, resolution=(24, 24), train_view=RandomCrop((24, 24), num_ops=2))
+    assert data.train.classes == shards.classes
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].shape == (8, 24, 24, 3)
     assert batch["label"].tolist() == shards.labels[batch["index"]].tolist()

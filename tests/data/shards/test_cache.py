@@ -36,7 +36,7 @@ def test_many_readers_fetch_a_shard_once(server, shards, tmp_path):
     server.faults = {"train-000000.tar": ["slow"]}
     remote = reach(server, tmp_path)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(remote.fetch, [0] * 8))
+        list(pool.map(remote.prepare, [np.array([0])] * 8))
     assert server.requests.count("train-000000.tar") == 1
 
 
@@ -76,7 +76,7 @@ def test_the_size_holds_while_many_fetch_at_once(server, shards, tmp_path):
     watcher = threading.Thread(target=watch)
     watcher.start()
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(remote.fetch, range(len(shards.shards))))
+        list(pool.map(remote.prepare, np.arange(40)[:, None]))
     done.set()
     watcher.join()
     assert 0 < max(seen) <= limit
@@ -130,7 +130,9 @@ def test_few_files_stay_open_that_may_have_been_evicted(server, shards, tmp_path
 
 
 def test_a_damaged_shard_in_the_cache_is_fetched_again(server, shards, tmp_path, caplog):
-    path = reach(server, tmp_path).fetch(0)
+    remote = reach(server, tmp_path)
+    remote.prepare(np.array([0]))
+    path = remote.file_of(0)
     os.truncate(path, 3000)
     assert reach(server, tmp_path).read(0) == shards.read(0)
     assert f"{path} was damaged" in caplog.text
@@ -144,11 +146,11 @@ def test_names_in_a_manifest_touch_no_file_outside(server, tmp_path):
     remote = reach(server, tmp_path)
     lock = tmp_path / "shards" / f"{remote.shards[0].sha256}.lock"
     lock.write_text("kept")
-    remote.fetch(0)
+    remote.prepare(np.array([0]))
     assert lock.read_text() == "kept"
     lock_of_evicted = lock.stat().st_ino
     remote.cache.limit = remote.shards[1].bytes
-    remote.fetch(1)
+    remote.prepare(np.array([7]))
     assert not remote.file_of(0).exists()
     assert lock.stat().st_ino == lock_of_evicted  # another process may be waiting for it
 

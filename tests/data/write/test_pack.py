@@ -4,6 +4,7 @@ import pickle
 import pytest
 from made_images import make_folder
 
+from data.config import DataConfig
 from data.open import open_labelled, open_source
 from data.shards.local import ShardSet
 from data.write.pack import pack
@@ -11,6 +12,13 @@ from data.write.writer import WriteOptions
 from swinmim.errors import DataError
 
 FAST = WriteOptions(resize=32, workers=1)
+
+
+def settings(cache):
+    return DataConfig(
+        path="", val_ratio=0.1, cache_dir=str(cache), pack_resize=32, pack_quality=95, stats="auto", num_workers=0,
+        max_bad_fraction=0,
+    )  # fmt: skip
 
 
 def test_a_folder_is_packed_once(tmp_path, capsys):
@@ -34,37 +42,37 @@ def test_a_failed_pack_leaves_nothing_to_reuse(tmp_path):
 
 
 def test_shard_sets_are_used_as_they_are(shard_dir, tmp_path):
-    assert open_source(shard_dir, tmp_path / "cache").path == shard_dir
+    assert open_source(shard_dir, settings(tmp_path / "cache")).path == shard_dir
     assert not (tmp_path / "cache").exists()
 
 
 def test_digits(tmp_path):
-    digits = open_source("builtin:digits", tmp_path)
+    digits = open_source("builtin:digits", settings(tmp_path))
     assert len(digits) == 1797
     assert digits.classes == tuple("0123456789")
     assert set(digits.labels.tolist()) == set(range(10))
-    again = open_source("builtin:digits", tmp_path / "other")
+    again = open_source("builtin:digits", settings(tmp_path / "other"))
     assert again.fingerprint == digits.fingerprint
     with pytest.raises(DataError, match="built-in sets are: builtin:digits"):
-        open_source("builtin:letters", tmp_path)
+        open_source("builtin:letters", settings(tmp_path))
 
 
 def test_train_and_val_folders(tmp_path, capsys):
     make_folder(tmp_path / "in" / "train", 8)
     make_folder(tmp_path / "in" / "val", 1, classes=("dog",))
-    train, val = open_labelled(tmp_path / "in", tmp_path / "cache", FAST)
+    train, val = open_labelled(str(tmp_path / "in"), settings(tmp_path / "cache"), "label")
     assert (len(train), len(val)) == (8, 1)
     assert val.classes == train.classes
     assert val.labels.tolist() == [1]
     make_folder(tmp_path / "in" / "val", 1, classes=("bird",))
     with pytest.raises(DataError, match=r"same classes.*bird"):
-        open_labelled(tmp_path / "in", tmp_path / "cache", FAST)
+        open_labelled(str(tmp_path / "in"), settings(tmp_path / "cache"), "label")
 
 
 def test_finetuning_needs_labels(tmp_path):
     source = make_folder(tmp_path / "in", 4, classes=())
     with pytest.raises(DataError, match="finetune needs labels"):
-        open_labelled(source, tmp_path / "cache", FAST)
+        open_labelled(str(source), settings(tmp_path / "cache"), "label")
 
 
 def test_a_full_disk_is_named_and_packing_goes_on_where_it_was(tmp_path, monkeypatch):
