@@ -8,20 +8,10 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from data.codecs.bands import FULL_RANGE, MAX_BYTES, Bits, Pixels, npy_bytes, peak
-from data.codecs.decode import (
-    MAX_PIXELS,
-    DecodeError,
-    check_size,
-    decode_strictly,
-    flat,
-    full_header,
-    is_bands,
-    read_bands,
-    read_header,
-    to_mode,
-)
-from data.codecs.jpeg import SOI, stripped_jpeg
+from data.codecs.decode import MAX_PIXELS, check_size, flat, full_header, is_bands, read_bands, read_header, to_mode
+from data.codecs.jpeg import SOI, decode_jpeg, stripped_jpeg
 from data.codecs.orientation import orientation
+from data.codecs.parsers import DecodeError
 from data.codecs.png import stripped_png
 from data.codecs.statistics import moments
 from data.codecs.webp import picture_chunk, stripped_webp
@@ -134,7 +124,7 @@ def _open(data: bytes, options: EncodeOptions) -> tuple[Image.Image, str | None,
     if data[:2] == SOI:
         # Also where Pillow decodes below: it would accept damaged pixels.
         header = full_header(data, options.max_pixels)
-        strict = decode_strictly(data, header, options.channels)
+        strict = decode_jpeg(data, header, options.channels)
         if strict is not None and same_mode and header.orientation == 1 and _to_srgb(profile, mode) is None:
             return Image.fromarray(strict.squeeze(2) if mode == "L" else strict), "jpg", False
     suffix, lossless = _as_it_is(image, data)
@@ -205,10 +195,5 @@ def _compress(image: Image.Image, suffix: str, quality: int) -> bytes:
     clean = Image.new(image.mode, image.size)  # leaves metadata behind
     clean.paste(image)
     out = io.BytesIO()
-    if suffix == "png":
-        clean.save(out, "PNG")
-    elif image.mode == "L":
-        clean.save(out, "JPEG", quality=quality)
-    else:
-        clean.save(out, "JPEG", quality=quality, subsampling="4:2:0")
+    clean.save(out, {"png": "PNG", "jpg": "JPEG"}[suffix], quality=quality)
     return out.getvalue()
