@@ -11,7 +11,6 @@ from data.codecs.targets import MEMBERS
 from data.shards.local import ShardSet
 from data.sources.find import find_source
 from data.sources.source import Source
-from data.sources.tars import TarSource
 from data.write.destination import check_destination
 from data.write.duplicates import duplicates, leaks
 from data.write.index import index_tars
@@ -25,16 +24,15 @@ _SHOWN = 20
 
 def _make(given: argparse.Namespace) -> int:
     source = find_source(given.source)
-    stored = source.stored if isinstance(source, TarSource) else None
     chosen = {
         name: value
         for name in WriteOptions.__dataclass_fields__
         if (value := getattr(given, name)) is not None or name in ("resize", "limit")
     }
-    if stored is not None:
+    if source.stored is not None:
         if given.value_range is not None:
             raise ConfigError(f"--value-range is for new images; {given.source} was scaled when it was written.")
-        chosen = {"channels": stored.channels, "bits": stored.bits} | chosen
+        chosen = {"channels": source.stored.channels, "bits": source.stored.bits} | chosen
     options = WriteOptions(**chosen)
     if given.dry_run:
         return _say_plan(source, Path(given.dest), options)

@@ -19,7 +19,6 @@ from data.shards.archive import write_file
 from data.shards.manifest import Manifest
 from data.sources.folder import read_folder
 from data.sources.source import Source
-from data.sources.tars import TarSource
 from data.write.destination import PLAN, claimed
 from data.write.duplicates import duplicates
 from data.write.part import Part, finished_part, remove_notes, write_part
@@ -169,14 +168,13 @@ def _finish(
     if samples == 0:
         reasons = "\n  ".join(f"{name}: {reason}" for name, reason in bad[:5])
         raise DataError(f"No usable image among {len(source.items)} files. The first reasons:\n  {reasons}")
-    stored = source.stored if isinstance(source, TarSource) else None
     total, squares = ([sum(of) for of in zip(*sums, strict=True)] for sums in zip(*_sums(parts), strict=True))
     mean, std = statistics(sum(part.pixels for part in parts), total, squares, options.bits)
     Manifest(
         samples=samples,
         channels=options.channels,
         bits=options.bits,
-        value_range=stored.value_range if stored else options.value_range,
+        value_range=source.stored.value_range if source.stored else options.value_range,
         mean=tuple(mean),
         std=tuple(std),
         target=source.target,
