@@ -1,6 +1,7 @@
 """One source image to the bytes that go into a shard. Encoder processes import this, so it does without torch."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -41,16 +42,19 @@ class EncodeOptions:
     value_range: tuple[int, int] = FULL_RANGE
 
     def __post_init__(self) -> None:
+        if broken := [rule for rule, holds in self.rules().items() if not holds]:
+            raise ConfigError("; ".join(broken))
+
+    def rules(self) -> dict[str, bool]:
+        """What must hold, and whether it does."""
         low, high = self.value_range
-        rules = {
+        return {
             f"resize must be at least 1, got {self.resize}": self.resize is None or self.resize >= 1,
             f"quality must lie between 1 and 100, got {self.quality}": 1 <= self.quality <= 100,
             f"channels must be at least 1, got {self.channels}": self.channels >= 1,
             f"bits must be 8 or 16, got {self.bits}": self.bits in (8, 16),
             f"value_range must rise, got {low} to {high}": low < high,
         }
-        if broken := [rule for rule, holds in rules.items() if not holds]:
-            raise ConfigError("; ".join(broken))
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,8 @@ class Encoded:
     data: bytes
     suffix: str
     pixels: int
-    total: tuple[int, ...]
-    squares: tuple[int, ...]
+    total: Sequence[int]
+    squares: Sequence[int]
     shape: tuple[int, int]
     full_shape: tuple[int, int]
     target: bytes = b""

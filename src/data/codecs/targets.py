@@ -72,8 +72,7 @@ def decode_target(kind: TargetKind, data: bytes, classes: int) -> Target:
     """The target in a member of a tar.
 
     Args:
-        kind: of the target.
-        data: the member.
+        kind, data: the member.
         classes: how many names the set has: of labels, of columns of values, of classes.
 
     Returns:

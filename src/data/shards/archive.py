@@ -64,6 +64,11 @@ def write_file(path: Path, data: bytes) -> None:
     partial.rename(path)
 
 
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 class Member(NamedTuple):
     """A regular file in a tar: its name, and where its data begins and how long it is, in bytes."""
 

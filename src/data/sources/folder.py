@@ -59,11 +59,7 @@ def _walk(root: Path) -> tuple[list[tuple[str, os.stat_result]], list[tuple[str,
 
 
 def read_folder(root: str | Path, classes: tuple[str, ...] | None = None) -> FolderSource:
-    """List a folder of any depth.
-
-    Args:
-        root: the folder.
-        classes: expected class names, for a second split of the same set; None finds them.
+    """List a folder of any depth. `classes` are those expected of a second split of the same set; None finds them.
 
     Raises:
         DataError: the path is missing or no folder; it holds no images; or a class directory is not among `classes`.

@@ -87,5 +87,5 @@ def read_list(path: Path) -> FileSource:
             items.append(Item(name, label, 0, 0, target))
     if missing == len(rows):
         raise DataError(f"None of the {len(rows)} files that {path} lists exists. Paths count from {path.parent}.")
-    target: TargetKind | None = "labels" if "labels" in columns else None
-    return FileSource(items=items, classes=classes, notes=tuple(notes), target=target, root=path.parent)
+    kind: TargetKind | None = "labels" if "labels" in columns else None
+    return FileSource(items=items, classes=classes, notes=tuple(notes), target=kind, root=path.parent)
