@@ -1,7 +1,6 @@
 """One source image to the bytes that go into a shard. Encoder processes import this, so it does without torch."""
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,7 +13,7 @@ from data.codecs.jpeg import SOI, decode_jpeg, stripped_jpeg
 from data.codecs.orientation import orientation
 from data.codecs.parsers import DecodeError
 from data.codecs.png import stripped_png
-from data.codecs.statistics import moments
+from data.codecs.statistics import Moments, moments
 from data.codecs.webp import picture_chunk, stripped_webp
 from swinmim.errors import ConfigError
 
@@ -59,7 +58,7 @@ class EncodeOptions:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The bytes to store, their suffix, and per channel the number, sum and sum of squares of pixel values.
+    """The bytes to store, their suffix, and the moments of the pixels.
 
     shape, full_shape: (height, width) as stored, and upright before it was shrunk.
     target: the bytes of the member beside it; empty where there is none.
@@ -67,9 +66,7 @@ class Encoded:
 
     data: bytes
     suffix: str
-    pixels: int
-    total: Sequence[int]
-    squares: Sequence[int]
+    moments: Moments
     shape: tuple[int, int]
     full_shape: tuple[int, int]
     target: bytes = b""
@@ -91,7 +88,7 @@ def encode(data: bytes, options: EncodeOptions) -> Encoded:
     if options.channels not in (1, 3) or options.bits == 16:
         full = read_bands(data, options.channels, options.max_pixels, options.value_range, options.bits)
         pixels = _shrunk_bands(full, options)
-        return Encoded(npy_bytes(pixels), "npy", *moments(pixels), pixels.shape[:2], full.shape[:2])
+        return Encoded(npy_bytes(pixels), "npy", moments(pixels), pixels.shape[:2], full.shape[:2])
     image, suffix, lossless = _open(data, options)
     full_shape = image.height, image.width
     short = min(image.size)
@@ -102,7 +99,7 @@ def encode(data: bytes, options: EncodeOptions) -> Encoded:
         data = _compress(image, suffix, options.quality)
     else:
         data = _STRIPPED[suffix](data)
-    return Encoded(data, suffix, *moments(image), (image.height, image.width), full_shape)
+    return Encoded(data, suffix, moments(image), (image.height, image.width), full_shape)
 
 
 _STRIPPED = {"jpg": stripped_jpeg, "png": stripped_png, "webp": stripped_webp}

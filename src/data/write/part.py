@@ -82,7 +82,7 @@ def write_part(
                 if source.target is not None:
                     row += (tar.add(f"{key}.{MEMBERS[source.target]}", done.target), len(done.target))
                 rows.append(row)
-                found.append((done.pixels, done.total, done.squares))
+                found.append(done.moments)
         sha256 = tar.close()
     partial.rename(dest / name)
     index = index_bytes(rows, TARGET_VERSION if source.target else VERSION)
