@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from data.codecs.parsers import DecodeError
+
 NPY_MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 1024  # bytes; that of a (H, W, C) array takes 118
 MAX_BYTES = 512 * 1024 * 1024  # of one file and of one array; nothing larger is read into memory
@@ -49,18 +51,18 @@ def channel_axis(shape: tuple[int, ...], dtype: np.dtype[Any], channels: int, ma
         max_pixels: the largest height x width.
 
     Raises:
-        ValueError: another shape or type, or too large; before anything is allocated.
+        DecodeError: another shape or type, or too large; before anything is allocated.
     """
     if dtype.newbyteorder("=") not in (np.uint8, np.uint16):
-        raise ValueError(f"{dtype} values have no known range; store uint8 or uint16")
+        raise DecodeError(f"{dtype} values have no known range; store uint8 or uint16")
     full = (*shape, 1) if len(shape) == 2 else shape
     if len(full) != 3 or channels not in (full[2], full[0]) or min(full) < 1:
-        raise ValueError(f"shape {shape} is not (height, width, {channels}) or ({channels}, height, width)")
+        raise DecodeError(f"shape {shape} is not (height, width, {channels}) or ({channels}, height, width)")
     size = math.prod(full)
     if size // channels > max_pixels:
-        raise ValueError(f"{shape} exceeds max_pixels={max_pixels}")
+        raise DecodeError(f"{shape} exceeds max_pixels={max_pixels}")
     if size * dtype.itemsize > MAX_BYTES:
-        raise ValueError(f"{size * dtype.itemsize} bytes of {shape} exceed the limit of {MAX_BYTES} for one image")
+        raise DecodeError(f"{size * dtype.itemsize} bytes of {shape} exceed the limit of {MAX_BYTES} for one image")
     return 2 if full[2] == channels else 0
 
 
@@ -72,12 +74,12 @@ def last_axis(values: NDArray[Any], axis: int) -> NDArray[Any]:
 
 
 def read_npy(data: bytes, channels: int, max_pixels: int) -> NDArray[Any]:
-    """The uint8 or uint16 values of an .npy file, (H, W, channels); raises ValueError for any other."""
+    """The uint8 or uint16 values of an .npy file, (H, W, channels); raises DecodeError for any other."""
     shape, fortran, dtype, start = _npy_header(data)
     axis = channel_axis(shape, dtype, channels, max_pixels)
     need = math.prod(shape) * dtype.itemsize
     if len(data) - start < need:
-        raise ValueError(f"the file ends after {len(data) - start} of {need} bytes of values")
+        raise DecodeError(f"the file ends after {len(data) - start} of {need} bytes of values")
     values = np.frombuffer(data, dtype, math.prod(shape), start)
     return last_axis(values.reshape(shape, order="F" if fortran else "C"), axis)
 
@@ -86,23 +88,23 @@ def _npy_header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]
     """Shape, Fortran order, type, and where the values start. numpy's own reader fails in many ways on damage."""
     start = {b"\1\0": 10, b"\2\0": 12}.get(data[6:8])
     if start is None:
-        raise ValueError(f"npy version {'.'.join(map(str, data[6:8]))} is not read")
+        raise DecodeError(f"npy version {'.'.join(map(str, data[6:8]))} is not read")
     end = start + int.from_bytes(data[8:start], "little")
     if not start < end <= min(len(data), start + _MAX_HEADER):
-        raise ValueError("damaged npy header (its length)")
+        raise DecodeError("damaged npy header (its length)")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Python about what is no good Python
             header = ast.literal_eval(data[start:end].decode("ascii").strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise ValueError(f"damaged npy header ({type(error).__name__})") from error
+        raise DecodeError(f"damaged npy header ({type(error).__name__})") from error
     if not isinstance(header, dict) or set(header) != {"descr", "fortran_order", "shape"}:
-        raise ValueError("damaged npy header (its keys)")
+        raise DecodeError("damaged npy header (its keys)")
     shape, fortran, kind = header["shape"], header["fortran_order"], header["descr"]
     if not isinstance(shape, tuple) or not all(type(extent) is int for extent in shape) or type(fortran) is not bool:
-        raise ValueError("damaged npy header (its values)")
+        raise DecodeError("damaged npy header (its values)")
     if kind not in ("|u1", "<u1", ">u1", "<u2", ">u2"):
-        raise ValueError(f"{kind!r} values have no known range; store uint8 or uint16")
+        raise DecodeError(f"{kind!r} values have no known range; store uint8 or uint16")
     return shape, fortran, np.dtype(kind), end
 
 
@@ -116,10 +118,5 @@ def npy_bytes(values: Pixels) -> bytes:
 def npy_head(header: str) -> bytes:
     # Written out by hand so that the bytes do not change with numpy's padding.
     padding = -(10 + len(header) + 1) % 64
-    return (
-        b"\x93NUMPY\x01\x00"
-        + (len(header) + padding + 1).to_bytes(2, "little")
-        + header.encode()
-        + b" " * padding
-        + b"\n"
-    )
+    length = (len(header) + padding + 1).to_bytes(2, "little")
+    return NPY_MAGIC + b"\1\0" + length + header.encode() + b" " * padding + b"\n"

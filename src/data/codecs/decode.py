@@ -16,7 +16,8 @@ from data.codecs.bands import MAX_BYTES as MAX_BYTES
 from data.codecs.deep import deep_values, raw_mode
 from data.codecs.jpeg import SOI, JpegHeader, decode_jpeg, decoder_size, jpeg_header
 from data.codecs.orientation import TURN, orientation, upright
-from data.codecs.parsers import PARSER_ERRORS, quiet
+from data.codecs.parsers import PARSER_ERRORS, parsing, quiet
+from data.codecs.parsers import DecodeError as DecodeError
 from data.codecs.png import check_png, is_png
 from data.codecs.tiff import is_tiff, read_tiff, tiff_header
 
@@ -27,10 +28,6 @@ MAX_PIXELS = 100_000_000
 MAX_SIDE = 65500  # the largest that JPEG can store
 # No format that runs another program (EPS) or holds no pixels.
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
-
-
-class DecodeError(ValueError):
-    """These bytes are not an image we accept. The message is a short reason."""
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
@@ -49,19 +46,16 @@ def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """
     if not data:
         raise DecodeError("empty file")
+    if is_tiff(data):
+        tiff_header(data)
     try:
-        if is_tiff(data):
-            tiff_header(data)
         with quiet():
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        check_size(*image.size, max_pixels)
-        if is_png(data):
-            check_png(data)
-    except DecodeError:
-        raise
     except PARSER_ERRORS as error:
-        known = type(error) is ValueError and (is_png(data) or is_tiff(data))
-        raise DecodeError(f"damaged ({error})" if known else f"not an image ({type(error).__name__})") from error
+        raise DecodeError(f"not an image ({type(error).__name__})") from error
+    check_size(*image.size, max_pixels)
+    if is_png(data):
+        check_png(data)
     return image
 
 
@@ -86,13 +80,8 @@ def flat(image: Image.Image, value_range: tuple[int, int] = FULL_RANGE) -> Image
     Raises:
         DecodeError: damaged pixels, or values whose range is not known.
     """
-    try:
-        with quiet():
-            pixels = _flat(image, value_range)
-    except DecodeError:
-        raise
-    except PARSER_ERRORS as error:
-        raise DecodeError(f"damaged pixels ({error})") from error
+    with parsing("damaged pixels"):
+        pixels = _flat(image, value_range)
     turn = orientation(image)  # only now: the EXIF of a PNG may follow its pixels, and Pillow has turned TIFF itself
     return pixels if turn == 1 else pixels.transpose(TURN[turn])
 
@@ -153,7 +142,7 @@ def decode(
         return read_bands(data, channels, max_pixels, bits=bits)
     if decoder == "turbo" and data[:2] == SOI:
         header = full_header(data, max_pixels)
-        pixels = decode_strictly(data, header, channels)
+        pixels = decode_jpeg(data, header, channels)
         if pixels is not None and header.components < 4:
             return upright(pixels, header.orientation)
     elif is_bands(data, max_pixels):
@@ -170,26 +159,10 @@ def full_header(data: bytes, max_pixels: int) -> JpegHeader:
         if header.orientation:
             return header
     image = read_header(data, max_pixels)
-    try:
-        size = decoder_size(data)
-    except ValueError as error:
-        raise DecodeError(f"damaged header ({error})") from error
+    size = decoder_size(data)
     if size != (image.height, image.width):
         raise DecodeError(f"damaged header ({image.width}x{image.height} or {size[1]}x{size[0]})")
     return JpegHeader(*size, len(image.getbands()), orientation(image))
-
-
-def decode_strictly(data: bytes, header: JpegHeader, channels: int) -> NDArray[np.uint8] | None:
-    """Decode a JPEG, not yet turned upright, CMYK as it is; raises DecodeError for any damage.
-
-    None for a chroma subsampling that TurboJPEG does not know: Pillow decodes that, less strictly.
-    """
-    try:
-        return decode_jpeg(data, 4 if header.components == 4 else channels)
-    except ValueError as error:
-        if "subsampling" in str(error):
-            return None
-        raise DecodeError(f"damaged pixels ({error})") from error
 
 
 def is_bands(data: bytes, max_pixels: int) -> bool:
@@ -198,10 +171,7 @@ def is_bands(data: bytes, max_pixels: int) -> bool:
         return True
     if not is_tiff(data):
         return False
-    try:
-        header = tiff_header(data)
-    except ValueError as error:
-        raise DecodeError(str(error)) from error
+    header = tiff_header(data)
     if header.planar and header.bits > 8:
         return True
     try:
@@ -231,17 +201,12 @@ def read_bands(
     """
     if not data:
         raise DecodeError("empty file")
-    try:
-        if is_array(data):
-            values = read_npy(data, channels, max_pixels)
-        elif is_tiff(data):
-            values = read_tiff(data, channels, max_pixels)
-        else:
-            values = _read_deep_png(data, channels, max_pixels, bits)
-    except DecodeError:
-        raise
-    except ValueError as error:
-        raise DecodeError(str(error)) from error
+    if is_array(data):
+        values = read_npy(data, channels, max_pixels)
+    elif is_tiff(data):
+        values = read_tiff(data, channels, max_pixels)
+    else:
+        values = _read_deep_png(data, channels, max_pixels, bits)
     return to_bits(values, bits, value_range)
 
 
@@ -251,10 +216,8 @@ def _read_deep_png(data: bytes, channels: int, max_pixels: int, bits: int) -> ND
     if not is_png(data) or data[24:25] != b"\x10":
         raise DecodeError(f"this image has 8 bits, the set wants {bits}: store .npy, TIFF or 16-bit PNG")
     image = read_header(data, max_pixels)
-    try:
+    with parsing("damaged pixels"):
         values = deep_values(image)
-    except PARSER_ERRORS as error:
-        raise DecodeError(f"damaged pixels ({error})") from error
     if values is None or values.shape[2] != channels or "transparency" in image.info:
         raise DecodeError(f"16-bit PNG of another kind than {channels} channel(s) without transparency")
     return upright(values, orientation(image))

@@ -8,22 +8,12 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from data.codecs.bands import FULL_RANGE, MAX_BYTES, Bits, Pixels, npy_bytes, peak
-from data.codecs.decode import (
-    MAX_PIXELS,
-    DecodeError,
-    check_size,
-    decode_strictly,
-    flat,
-    full_header,
-    is_bands,
-    read_bands,
-    read_header,
-    to_mode,
-)
-from data.codecs.jpeg import SOI, stripped_jpeg
+from data.codecs.decode import MAX_PIXELS, check_size, flat, full_header, is_bands, read_bands, read_header, to_mode
+from data.codecs.jpeg import SOI, decode_jpeg, stripped_jpeg
 from data.codecs.orientation import orientation
+from data.codecs.parsers import DecodeError
 from data.codecs.png import stripped_png
-from data.codecs.statistics import moments
+from data.codecs.statistics import Moments, moments
 from data.codecs.webp import picture_chunk, stripped_webp
 from swinmim.errors import ConfigError
 
@@ -51,21 +41,24 @@ class EncodeOptions:
     value_range: tuple[int, int] = FULL_RANGE
 
     def __post_init__(self) -> None:
+        if broken := [rule for rule, holds in self.rules().items() if not holds]:
+            raise ConfigError("; ".join(broken))
+
+    def rules(self) -> dict[str, bool]:
+        """What must hold, and whether it does."""
         low, high = self.value_range
-        rules = {
+        return {
             f"resize must be at least 1, got {self.resize}": self.resize is None or self.resize >= 1,
             f"quality must lie between 1 and 100, got {self.quality}": 1 <= self.quality <= 100,
             f"channels must be at least 1, got {self.channels}": self.channels >= 1,
             f"bits must be 8 or 16, got {self.bits}": self.bits in (8, 16),
             f"value_range must rise, got {low} to {high}": low < high,
         }
-        if broken := [rule for rule, holds in rules.items() if not holds]:
-            raise ConfigError("; ".join(broken))
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """The bytes to store, their suffix, and per channel the number, sum and sum of squares of pixel values.
+    """The bytes to store, their suffix, and the moments of the pixels.
 
     shape, full_shape: (height, width) as stored, and upright before it was shrunk.
     target: the bytes of the member beside it; empty where there is none.
@@ -73,9 +66,7 @@ class Encoded:
 
     data: bytes
     suffix: str
-    pixels: int
-    total: tuple[int, ...]
-    squares: tuple[int, ...]
+    moments: Moments
     shape: tuple[int, int]
     full_shape: tuple[int, int]
     target: bytes = b""
@@ -97,7 +88,7 @@ def encode(data: bytes, options: EncodeOptions) -> Encoded:
     if options.channels not in (1, 3) or options.bits == 16:
         full = read_bands(data, options.channels, options.max_pixels, options.value_range, options.bits)
         pixels = _shrunk_bands(full, options)
-        return Encoded(npy_bytes(pixels), "npy", *moments(pixels), pixels.shape[:2], full.shape[:2])
+        return Encoded(npy_bytes(pixels), "npy", moments(pixels), pixels.shape[:2], full.shape[:2])
     image, suffix, lossless = _open(data, options)
     full_shape = image.height, image.width
     short = min(image.size)
@@ -108,7 +99,7 @@ def encode(data: bytes, options: EncodeOptions) -> Encoded:
         data = _compress(image, suffix, options.quality)
     else:
         data = _STRIPPED[suffix](data)
-    return Encoded(data, suffix, *moments(image), (image.height, image.width), full_shape)
+    return Encoded(data, suffix, moments(image), (image.height, image.width), full_shape)
 
 
 _STRIPPED = {"jpg": stripped_jpeg, "png": stripped_png, "webp": stripped_webp}
@@ -134,7 +125,7 @@ def _open(data: bytes, options: EncodeOptions) -> tuple[Image.Image, str | None,
     if data[:2] == SOI:
         # Also where Pillow decodes below: it would accept damaged pixels.
         header = full_header(data, options.max_pixels)
-        strict = decode_strictly(data, header, options.channels)
+        strict = decode_jpeg(data, header, options.channels)
         if strict is not None and same_mode and header.orientation == 1 and _to_srgb(profile, mode) is None:
             return Image.fromarray(strict.squeeze(2) if mode == "L" else strict), "jpg", False
     suffix, lossless = _as_it_is(image, data)
@@ -205,10 +196,5 @@ def _compress(image: Image.Image, suffix: str, quality: int) -> bytes:
     clean = Image.new(image.mode, image.size)  # leaves metadata behind
     clean.paste(image)
     out = io.BytesIO()
-    if suffix == "png":
-        clean.save(out, "PNG")
-    elif image.mode == "L":
-        clean.save(out, "JPEG", quality=quality)
-    else:
-        clean.save(out, "JPEG", quality=quality, subsampling="4:2:0")
+    clean.save(out, {"png": "PNG", "jpg": "JPEG"}[suffix], quality=quality)
     return out.getvalue()

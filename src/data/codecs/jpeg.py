@@ -8,6 +8,8 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from data.codecs.parsers import DecodeError, parsing
+
 SOI = b"\xff\xd8"
 # Start-of-frame markers: every SOFn except DHT (C4), JPG (C8) and DAC (CC), which share the range.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -102,27 +104,35 @@ def stripped_jpeg(data: bytes) -> bytes:
     return b"".join(parts)
 
 
-def decode_jpeg(data: bytes, channels: int) -> NDArray[np.uint8]:
-    """Decode a JPEG with libjpeg-turbo, exact DCT and upsampling: the pixels are Pillow's.
+def decode_jpeg(data: bytes, header: JpegHeader, channels: int) -> NDArray[np.uint8] | None:
+    """Decode a JPEG with libjpeg-turbo, exact DCT and upsampling: the pixels are Pillow's. Not yet turned upright.
 
     Strict: damage that Pillow and most decoders paper over with grey or shifted blocks is refused.
 
     Args:
-        data: the file. Its size must have been checked: a claimed 65500 x 65500 would be allocated.
-        channels: 3 for RGB, 1 for grey (the Y of colour files), 4 for the CMYK of CMYK files.
+        data: the file.
+        header: of it. Its size must have been checked: a claimed 65500 x 65500 would be allocated.
+        channels: 3 for RGB, 1 for grey (the Y of colour files); files of CMYK stay as they are.
 
     Returns:
-        uint8 (H, W, channels).
+        uint8 (H, W, channels); None for a chroma subsampling that TurboJPEG does not know: Pillow decodes that, less
+        strictly.
 
     Raises:
-        ValueError: damaged.
+        DecodeError: damaged.
     """
-    space = {1: "GRAY", 3: "RGB", 4: "CMYK"}[channels]
-    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace=space, strict=True)
+    space = {1: "GRAY", 3: "RGB", 4: "CMYK"}[4 if header.components == 4 else channels]
+    try:
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace=space, strict=True)
+    except ValueError as error:
+        if "subsampling" in str(error):
+            return None
+        raise DecodeError(f"damaged pixels ({error})") from error
     return pixels
 
 
 def decoder_size(data: bytes) -> tuple[int, int]:
-    """Height and width that the decoder will allocate; raises ValueError for damage."""
-    height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    """Height and width that the decoder will allocate; raises DecodeError for damage."""
+    with parsing("damaged header"):
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
     return int(height), int(width)

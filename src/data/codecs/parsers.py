@@ -16,6 +16,10 @@ PARSER_ERRORS = (
 )
 
 
+class DecodeError(ValueError):
+    """These bytes are not an image we accept. The message is a short reason."""
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without Pillow's warnings about damage, which is refused or does not matter, and its limit, which is ours."""
@@ -27,3 +31,15 @@ def quiet() -> Iterator[None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextmanager
+def parsing(reason: str) -> Iterator[None]:
+    """`quiet`, and what a parser raises is a DecodeError of this reason and its own."""
+    try:
+        with quiet():
+            yield
+    except DecodeError:
+        raise
+    except PARSER_ERRORS as error:
+        raise DecodeError(f"{reason} ({error})") from error

@@ -3,6 +3,8 @@
 import zlib
 from collections.abc import Iterator
 
+from data.codecs.parsers import DecodeError
+
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 # Besides the critical ones (with a capital letter).
 _KEPT = (b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"sBIT")
@@ -13,7 +15,7 @@ def is_png(data: bytes) -> bool:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Type and whole of each chunk up to the end mark; raises ValueError for damage."""
+    """Type and whole of each chunk up to the end mark; raises DecodeError for damage."""
     view = memoryview(data)
     place = len(PNG_MAGIC)
     while place + 12 <= len(data):
@@ -22,16 +24,16 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         if end > len(data):
             break
         if zlib.crc32(view[place + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
-            raise ValueError(f"wrong checksum at byte {place}")
+            raise DecodeError(f"damaged (wrong checksum at byte {place})")
         yield kind, view[place:end]
         if kind == b"IEND":
             return
         place = end
-    raise ValueError("the file has no end mark")
+    raise DecodeError("damaged (the file has no end mark)")
 
 
 def check_png(data: bytes) -> None:
-    """Raises ValueError where a checksum is wrong or the end is missing. Takes 0.1 ms a megabyte."""
+    """Raises DecodeError where a checksum is wrong or the end is missing. Takes 0.1 ms a megabyte."""
     for _ in _chunks(data):
         pass
 

@@ -8,37 +8,33 @@ from PIL import Image
 
 from data.codecs.bands import Bits, Pixels, peak
 
+Moments = tuple[int, Sequence[int], Sequence[int]]
+"""Number of pixels, and per channel the sum and the sum of squares of their values."""
 
-def statistics(
-    pixels: int, total: Sequence[int], squares: Sequence[int], bits: Bits = 8
-) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel, in 0..1 units, from sums over pixel values of so many bits."""
+
+def statistics(found: Iterable[Moments], bits: Bits) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation per channel, in 0..1 units, of all pixels together; None when there are none."""
+    pixels, total, squares = summed(found)
+    if not pixels:
+        return None
     one = peak(bits)
-    mean, std = [], []
-    for first, second in zip(total, squares, strict=True):
-        variance = second / pixels - (first / pixels) ** 2
-        mean.append(round(first / pixels / one, 6))
-        # A constant channel would divide by zero later.
-        std.append(round(max(math.sqrt(max(variance, 0.0)) / one, 1 / one), 6))
-    return mean, std
+    variances = (second / pixels - (first / pixels) ** 2 for first, second in zip(total, squares, strict=True))
+    # A constant channel would divide by zero later.
+    std = tuple(round(max(math.sqrt(max(variance, 0.0)) / one, 1 / one), 6) for variance in variances)
+    return tuple(round(first / pixels / one, 6) for first in total), std
 
 
-def measure(images: Iterable[Pixels], channels: int, bits: Bits = 8) -> tuple[list[float], list[float]] | None:
-    """`statistics` of these images; None when there are none."""
-    pixels, total, squares = 0, [0] * channels, [0] * channels
-    for image in images:
-        count, first, second = moments(image)
-        pixels += count
-        total = [a + b for a, b in zip(total, first, strict=True)]
-        squares = [a + b for a, b in zip(squares, second, strict=True)]
-    return statistics(pixels, total, squares, bits) if pixels else None
+def summed(found: Iterable[Moments]) -> Moments:
+    """The moments of all pixels together; (0, (), ()) when there are none."""
+    held = [moments for moments in found if moments[0]]
+    pixels, totals, squares = zip(*held, strict=True) if held else ((), (), ())
+    return sum(pixels), tuple(map(sum, zip(*totals, strict=True))), tuple(map(sum, zip(*squares, strict=True)))
 
 
 _VALUES = np.arange(256, dtype=np.int64)
 
 
-def moments(pixels: Image.Image | Pixels) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """Number of pixels, and per channel the sum and the sum of squares of their values."""
+def moments(pixels: Image.Image | Pixels) -> Moments:
     # Whole numbers: the same for any order of summing, so statistics do not depend on the number of writers.
     if isinstance(pixels, Image.Image):
         counts = np.array(pixels.histogram(), dtype=np.int64).reshape(-1, 256)

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.codecs.decode import MAX_PIXELS, DecodeError, read_header
-from data.codecs.parsers import PARSER_ERRORS, quiet
+from data.codecs.decode import MAX_PIXELS, read_header
+from data.codecs.parsers import DecodeError, parsing
 from data.codecs.png import is_png
 
 TargetKind = Literal["labels", "value", "mask", "boxes"]
@@ -72,8 +72,7 @@ def decode_target(kind: TargetKind, data: bytes, classes: int) -> Target:
     """The target in a member of a tar.
 
     Args:
-        kind: of the target.
-        data: the member.
+        kind, data: the member.
         classes: how many names the set has: of labels, of columns of values, of classes.
 
     Returns:
@@ -183,14 +182,10 @@ def _values(value: object, columns: int) -> NDArray[np.float32]:
 def _floats(numbers: list[Any]) -> NDArray[np.float32]:
     if not all(type(number) in (int, float) for number in numbers):
         raise DecodeError("values must be numbers")
-    try:
-        with np.errstate(over="ignore"):
-            values = np.array([float(number) for number in numbers]).astype(np.float32)
-    except OverflowError:  # whole numbers of JSON have any length
-        values = np.array([np.inf], np.float32)
-    if not np.isfinite(values).all():
-        raise DecodeError("values must be finite numbers of 32 bits")
-    return values
+    most = _short(np.finfo(np.float32).max)
+    if not all(-most <= number <= most for number in numbers):  # whole numbers of JSON have any length
+        raise DecodeError(f"values must be finite and at most {most:.3g}")
+    return np.array([float(number) for number in numbers], np.float32)
 
 
 def _mask(data: bytes, classes: int) -> NDArray[np.uint8]:
@@ -199,11 +194,8 @@ def _mask(data: bytes, classes: int) -> NDArray[np.uint8]:
     image = read_header(data)
     if image.mode != "L" or data[24:26] != b"\x08\x00":
         raise DecodeError(f"a mask must be a grey PNG of 8 bits, got {image.mode} of {data[24]}")
-    try:
-        with quiet():
-            pixels: NDArray[np.uint8] = np.array(image)
-    except PARSER_ERRORS as error:
-        raise DecodeError(f"damaged pixels ({error})") from error
+    with parsing("damaged pixels"):
+        pixels: NDArray[np.uint8] = np.array(image)
     wrong = pixels[(pixels >= classes) & (pixels != IGNORED)]
     if wrong.size:
         raise DecodeError(f"the mask holds class {wrong[0]} of {classes}")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from data.codecs.bands import channel_axis, last_axis
 from data.codecs.orientation import ORIENTATION, upright
-from data.codecs.parsers import PARSER_ERRORS, quiet
+from data.codecs.parsers import DecodeError, parsing
 from swinmim.errors import DataError
 
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -40,7 +40,7 @@ def is_tiff(data: bytes) -> bool:
 
 
 def tiff_header(data: bytes) -> TiffHeader:
-    """Walk the chain of pages; raises ValueError where it loops, is too long or damaged, or its tiles are too large."""
+    """Walk the chain of pages; raises DecodeError where it loops or is too long or damaged, or tiles are too large."""
     order = "<" if data[:2] == b"II" else ">"
     big = 43 in data[2:4]
     offset, number, size = ("Q", "Q", 20) if big else ("I", "H", 12)
@@ -50,23 +50,23 @@ def tiff_header(data: bytes) -> TiffHeader:
         tags: dict[int, list[int]] = {}
         while place and (not seen or place < len(data)):
             if place in seen:
-                raise ValueError("damaged TIFF (its pages form a loop)")
+                raise DecodeError("damaged TIFF (its pages form a loop)")
             if len(seen) == _MAX_PAGES:
-                raise ValueError(f"a TIFF of more than {_MAX_PAGES} pages")
+                raise DecodeError(f"a TIFF of more than {_MAX_PAGES} pages")
             seen.add(place)
             (entries,) = struct.unpack_from(order + number, data, min(place, len(data)))
             if entries > _MAX_ENTRIES:
-                raise ValueError(f"damaged TIFF ({entries} entries in a page)")
+                raise DecodeError(f"damaged TIFF ({entries} entries in a page)")
             start = place + struct.calcsize(order + number)
             if len(seen) == 1:
                 tags = dict(_entry(data, order, big, start + size * entry) for entry in range(entries))
             (place,) = struct.unpack_from(order + offset, data, start + size * entries)
     except struct.error as error:
-        raise ValueError(f"damaged TIFF ({error})") from error
+        raise DecodeError(f"damaged TIFF ({error})") from error
     width, height = tags.get(256, [0])[0], tags.get(257, [0])[0]
     tile = tags.get(322, [0])[0] * tags.get(323, [0])[0]
     if tile > max(4 * width * height, 1 << 20):
-        raise ValueError(f"damaged TIFF (tiles of {tile} pixels in {width}x{height})")
+        raise DecodeError(f"damaged TIFF (tiles of {tile} pixels in {width}x{height})")
     turn = tags.get(ORIENTATION, [1])[0]
     return TiffHeader(max(tags.get(258, [1])), tags.get(284, [1])[0] == 2, turn if 1 <= turn <= 8 else 1)
 
@@ -87,7 +87,7 @@ def read_tiff(data: bytes, channels: int, max_pixels: int) -> NDArray[Any]:
     """The values of the first series of pages, upright, (H, W, channels), white being the largest.
 
     Raises:
-        ValueError: damaged, too large, or of another shape, type or compression.
+        DecodeError: damaged, too large, or of another shape, type or compression.
         DataError: tifffile is not installed.
     """
     header = tiff_header(data)
@@ -96,33 +96,30 @@ def read_tiff(data: bytes, channels: int, max_pixels: int) -> NDArray[Any]:
     except ImportError as error:
         raise DataError("TIFF files of many bands need tifffile: pip install 'swinmim[bands]'.") from error
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it says about damage
-    try:
-        with quiet(), tifffile.TiffFile(io.BytesIO(data)) as file:
-            series = file.series[0]
-            axis = channel_axis(series.shape, np.dtype(series.dtype), channels, max_pixels)
-            for page in series.pages:
-                _check_segments(data, page, series.keyframe)
-            values = last_axis(series.asarray(maxworkers=1), axis)
-            white_is_zero = series.keyframe.photometric == 0
-    except PARSER_ERRORS as error:
-        raise ValueError(str(error) if type(error) is ValueError else f"damaged TIFF ({error})") from error
+    with parsing("damaged TIFF"), tifffile.TiffFile(io.BytesIO(data)) as file:
+        series = file.series[0]
+        axis = channel_axis(series.shape, np.dtype(series.dtype), channels, max_pixels)
+        for page in series.pages:
+            _check_segments(data, page, series.keyframe)
+        values = last_axis(series.asarray(maxworkers=1), axis)
+        white_is_zero = series.keyframe.photometric == 0
     return upright(np.iinfo(values.dtype).max - values if white_is_zero else values, header.orientation)
 
 
 def _check_segments(data: bytes, page: Any, keyframe: Any) -> None:
-    """Raises ValueError where strips or tiles of a page are missing (read as 0) or unpack to more than their pixels."""
+    """Raises DecodeError where strips or tiles are missing (read as 0) or unpack to more than their pixels."""
     kind = int(keyframe.compression)
     if kind not in (1, _PACKBITS, *_DEFLATE):
         name = getattr(keyframe.compression, "name", kind)
-        raise ValueError(f"TIFF compression {name} is not read; store it uncompressed, with deflate or with PackBits")
+        raise DecodeError(f"TIFF compression {name} is not read; store it uncompressed, with deflate or with PackBits")
     if page is None:
         return
     if page.is_contiguous:
         if page.dataoffsets[0] + page.nbytes > len(data):
-            raise ValueError("damaged TIFF (it ends before its pixels do)")
+            raise DecodeError("damaged TIFF (it ends before its pixels do)")
         return
     if not len(page.dataoffsets) == len(page.databytecounts) == math.prod(keyframe.chunked):
-        raise ValueError(f"damaged TIFF ({len(page.dataoffsets)} strips of {math.prod(keyframe.chunked)})")
+        raise DecodeError(f"damaged TIFF ({len(page.dataoffsets)} strips of {math.prod(keyframe.chunked)})")
     if kind == 1:
         return
     limit = 2 * math.prod(keyframe.chunks) * np.dtype(keyframe.dtype).itemsize + _SLACK
@@ -130,7 +127,7 @@ def _check_segments(data: bytes, page: Any, keyframe: Any) -> None:
         packed = data[offset : offset + count]
         unpacked = _unpacked_bits(packed, limit) if kind == _PACKBITS else _inflated(packed, limit)
         if unpacked > limit:
-            raise ValueError("damaged TIFF (a strip unpacks to far more than its pixels)")
+            raise DecodeError("damaged TIFF (a strip unpacks to far more than its pixels)")
 
 
 def _inflated(packed: bytes, limit: int) -> int:

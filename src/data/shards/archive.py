@@ -64,6 +64,11 @@ def write_file(path: Path, data: bytes) -> None:
     partial.rename(path)
 
 
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 class Member(NamedTuple):
     """A regular file in a tar: its name, and where its data begins and how long it is, in bytes."""
 
@@ -72,25 +77,27 @@ class Member(NamedTuple):
     size: int
 
 
-def members(file: BinaryIO, name: str) -> Iterator[Member | None]:
+def members(file: BinaryIO, name: str, begin: int = 0, size: int | None = None) -> Iterator[Member | None]:
     """The regular files of an uncompressed tar in order; None for each link or special file, which is left out.
 
     Args:
         file: the open tar.
         name: how errors call it.
+        begin, size: where it lies in the file, and its bytes, when it is a part of it.
 
     Raises:
         DataError: not a tar, cut anywhere, damaged between members, several tars joined, a sparse file, or a name that
             leads out of its folder.
     """
-    file.seek(0, os.SEEK_END)
-    length = file.tell()
-    file.seek(0)
-    if length == 0:
+    length = os.fstat(file.fileno()).st_size if size is None else begin + size
+    file.seek(begin)
+    if length == begin:
         raise DataError(f"{name} is empty (0 bytes). Copy it again.")
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
+                if info.offset >= length:  # of what comes after this part of the file
+                    break
                 if info.issparse():
                     raise DataError(f"{name} holds {info.name} as a sparse file, in pieces. Make the tar without -S.")
                 if info.offset_data + (info.size if info.isreg() else 0) > length:
@@ -100,23 +107,25 @@ def members(file: BinaryIO, name: str) -> Iterator[Member | None]:
                 if not info.isdir():
                     yield Member(info.name, info.offset_data, info.size) if info.isreg() else None
                 tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every member ever seen
+            # tarfile stops without a word at a damaged header, and where a file was cut between two members.
             end = tar.offset
+            file.seek(end)
+            block = file.read(max(0, min(BLOCK, length - end)))
+            if begin == end and any(block):  # also at the first header, where that is not the first of the file
+                tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
     except (tarfile.TarError, EOFError) as error:
         raise DataError(f"{name} is no whole, uncompressed tar ({error}). Copy or unpack it again.") from error
-    # tarfile stops without a word at a damaged header and at the end of a file that was cut between two members.
-    file.seek(end)
-    block = file.read(BLOCK)
     if len(block) < BLOCK:
         raise DataError(f"{name} ends without a tar's end mark: it was cut between two members. Copy it again.")
     if any(block):
-        raise DataError(f"{name} has a damaged header at byte {end}. Copy it again.")
+        raise DataError(f"{name} has a damaged header at byte {end - begin}. Copy it again.")
     if length - end > _PADDING + 2 * BLOCK:
         raise DataError(
             f"{name} has {length - end:,} bytes after its last member, more than a tar's end mark takes: a copy that"
             " broke off, or tars that were joined. Copy it again, or unpack it with tar --ignore-zeros."
         )
-    if any(file.read()):
+    if any(file.read(length - end - BLOCK)):
         raise DataError(
-            f"{name} goes on after its end mark at byte {end}: tars that were joined. What follows would be lost; keep"
-            " them apart, or join them with tar --concatenate."
+            f"{name} goes on after its end mark at byte {end - begin}: tars that were joined. What follows would be"
+            " lost; keep them apart, or join them with tar --concatenate."
         )

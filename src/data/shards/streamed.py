@@ -8,7 +8,7 @@ from typing import Literal
 
 from data.codecs.bands import Bits, Pixels
 from data.codecs.decode import DecodeError, decode
-from data.codecs.statistics import measure
+from data.codecs.statistics import moments, statistics
 from data.shards.remote import is_url
 from data.shards.tar_stream import BadShard, ForeignTars, Sample, find_shards
 from swinmim.distributed import is_main
@@ -70,7 +70,7 @@ class StreamSet:
                 except DecodeError as error:
                     undecodable.append(str(error))
 
-        found = measure(readable(), 3)
+        found = statistics(map(moments, readable()), self.bits)
         if found is None and undecodable:
             raise DataError(
                 f"Streaming reads colour images of 8 bits; none of the first images of {self.path} is one"
@@ -80,4 +80,4 @@ class StreamSet:
         if found is None:
             reason = "; ".join(bad) or "no member is named like an image"
             raise DataError(f"The first shards of {self.path} hold no image: {reason}.")
-        return tuple(found[0]), tuple(found[1])
+        return found

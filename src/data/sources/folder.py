@@ -1,27 +1,20 @@
 """What lies in a folder of images: a sorted listing, and classes where the tree has them."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from data.codecs.formats import EXTENSIONS
-from data.sources.source import Item, Source, is_hidden, not_an_image
+from data.sources.source import FileSource, Item, is_hidden, not_an_image
 from swinmim.errors import DataError
 
 
-@dataclass(frozen=True, kw_only=True)
-class FolderSource(Source):
+class FolderSource(FileSource):
     """The images of a folder, sorted by path.
 
     classes: sorted names of the first-level directories when every image lies in one of at least two; else empty.
     skipped: (path, reason) of all else that is visible and not read.
     notes: why there are no classes.
     """
-
-    root: Path
-
-    def load(self, position: int) -> bytes:
-        return (self.root / self.items[position].name).read_bytes()
 
 
 def _walk(root: Path) -> tuple[list[tuple[str, os.stat_result]], list[tuple[str, str]]]:
@@ -66,11 +59,7 @@ def _walk(root: Path) -> tuple[list[tuple[str, os.stat_result]], list[tuple[str,
 
 
 def read_folder(root: str | Path, classes: tuple[str, ...] | None = None) -> FolderSource:
-    """List a folder of any depth.
-
-    Args:
-        root: the folder.
-        classes: expected class names, for a second split of the same set; None finds them.
+    """List a folder of any depth. `classes` are those expected of a second split of the same set; None finds them.
 
     Raises:
         DataError: the path is missing or no folder; it holds no images; or a class directory is not among `classes`.
@@ -80,13 +69,9 @@ def read_folder(root: str | Path, classes: tuple[str, ...] | None = None) -> Fol
         raise DataError(f"A source of images must exist, got {root} (from {Path.cwd()}). Check the spelling.")
     if not root.is_dir():
         raise DataError(f"A source is a folder of images, a list, a tar or a shard set, got the file {root}.")
-    images: list[tuple[str, os.stat_result]] = []
     files, skipped = _walk(root)
-    for name, stat in files:
-        if (reason := not_an_image(name)) is None:
-            images.append((name, stat))
-        else:
-            skipped.append((name, reason))
+    images = [(name, stat) for name, stat in files if not_an_image(name) is None]
+    skipped += [(name, reason) for name, _ in files if (reason := not_an_image(name))]
     if not images:
         others = sorted({os.path.splitext(name)[1].lower().lstrip(".") or "none" for name, _ in skipped})
         held = f"{len(skipped)} other files (extensions: {', '.join(others[:8])})" if skipped else "no files"
@@ -103,14 +88,11 @@ def read_folder(root: str | Path, classes: tuple[str, ...] | None = None) -> Fol
             f"Every split must have the same classes; {root} has {', '.join(unknown[:5])}, which training lacks."
         )
     if not classes:
-        stray = next((name for name, top in zip((name for name, _ in images), tops, strict=True) if top is None), None)
+        stray = next((name for name, _ in images if "/" not in name), None)
         notes = (f"{stray} lies in no class folder" if stray else f"all images lie in the one folder {min(named)}",)
-    number = {name: label for label, name in enumerate(classes)}
+    number: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
     items = [
-        Item(name, number.get(top, -1) if top is not None else -1, stat.st_size, stat.st_mtime_ns)
+        Item(name, number.get(top, -1), stat.st_size, stat.st_mtime_ns)
         for (name, stat), top in zip(images, tops, strict=True)
     ]
-    folders = len({name.rpartition("/")[0] for name, _ in images})
-    return FolderSource(
-        items=items, classes=classes, folders=folders, skipped=tuple(sorted(skipped)), notes=notes, root=root
-    )
+    return FolderSource(items=items, classes=classes, skipped=tuple(sorted(skipped)), notes=notes, root=root)

@@ -3,25 +3,15 @@
 import csv
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.codecs.targets import TargetKind
 from data.sources.labels import label_targets, label_text, label_texts, number_labels
-from data.sources.source import Item, Source
+from data.sources.source import FileSource, Item
 from swinmim.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListSource(Source):
-    """The images of a list, in its order; paths are relative to the list's folder. Missing files are items too."""
-
-    root: Path
-
-    def load(self, position: int) -> bytes:
-        return (self.root / self.items[position].name).read_bytes()
 
 
 def _rows(path: Path) -> Iterable[dict[Any, Any]]:
@@ -49,14 +39,15 @@ def _path(value: object, place: str) -> str:
     return f"{place}: no path" if value in (None, "") else f"{place}: no path but {value!r:.60}"
 
 
-def read_list(path: str | Path) -> ListSource:
-    """Read a list of images. Labels are names or numbers, see `labels.number_labels`; a column `labels` holds
-    any number of them for each image, with "|" between or as a list.
+def read_list(path: Path) -> FileSource:
+    """The images of a list, in its order; paths are relative to the list's folder. Missing files are items too.
+
+    Labels are names or numbers, see `labels.number_labels`; a column `labels` holds any number of them for each image,
+    with "|" between or as a list.
 
     Raises:
         DataError: unreadable, no column `path`, labels that cannot be used, or no file of it exists.
     """
-    path = Path(path)
     try:
         rows = [{str(key).strip().lower(): value for key, value in row.items()} for row in _rows(path)]
     except (OSError, ValueError, csv.Error) as error:
@@ -96,11 +87,5 @@ def read_list(path: str | Path) -> ListSource:
             items.append(Item(name, label, 0, 0, target))
     if missing == len(rows):
         raise DataError(f"None of the {len(rows)} files that {path} lists exists. Paths count from {path.parent}.")
-    return ListSource(
-        items=items,
-        classes=classes,
-        folders=len({name.rpartition("/")[0] for name in names}),
-        notes=tuple(notes),
-        target="labels" if "labels" in columns else None,
-        root=path.parent,
-    )
+    kind: TargetKind | None = "labels" if "labels" in columns else None
+    return FileSource(items=items, classes=classes, notes=tuple(notes), target=kind, root=path.parent)

@@ -4,9 +4,11 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from data.codecs.formats import EXTENSIONS
 from data.codecs.targets import TargetKind
+from data.shards.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,23 @@ class Source(ABC):
 
     items: the images.
     classes: names in label order; where there are targets, of what these count.
-    folders: how many hold images.
     skipped: (file, reason) of what is no image.
     notes: what the user should know about the labels.
     target: the kind of target that every image has, if any.
+    stored: the manifest of the shard set that this is, if it is one.
     """
 
     items: Sequence[Item]
     classes: tuple[str, ...] = ()
-    folders: int = 1
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     target: TargetKind | None = None
+    stored: Manifest | None = None
+
+    @property
+    def folders(self) -> int:
+        """How many hold images."""
+        return len({item.name.rpartition("/")[0] for item in self.items})
 
     @abstractmethod
     def load(self, position: int) -> bytes:
@@ -69,3 +76,13 @@ class Source(ABC):
         """The target of item `position` as `data.codecs.targets` encodes it, for the whole, upright image; raises
         OSError. Asked only where there is a kind of target."""
         return self.items[position].target.encode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSource(Source):
+    """Images that are files at and below `root`."""
+
+    root: Path
+
+    def load(self, position: int) -> bytes:
+        return (self.root / self.items[position].name).read_bytes()

@@ -41,16 +41,10 @@ def shared_kind(tars: Iterable[Iterable[Keyed]], where: str) -> tuple[TargetKind
 
 
 def read_target(file: BinaryIO, member: Member, kind: TargetKind, classes: Sequence[str] | None, name: str) -> int:
-    """Check a target, and return how many classes it needs, or how many values it has.
-
-    Args:
-        file: the tar.
-        member, kind: of the target.
-        classes: names of what it counts, where they are known.
-        name: how errors call the tar.
+    """Check a target in the tar that errors call `name`: how many classes it needs, or how many values it has.
 
     Raises:
-        DataError: it is malformed, or counts more than `classes`.
+        DataError: it is malformed, or counts more than `classes` where these are known.
     """
     try:
         if member.size > MAX_BYTES:
@@ -83,9 +77,8 @@ def class_names(
     """Names of what labels or targets count; where none are given, their numbers.
 
     Args:
-        counts: how many classes each needs, see `read_target`.
+        counts: how many classes each of so many samples needs, see `read_target`.
         classes: names, where they are known.
-        samples: how many there are.
         kind: of the targets, None for one class number each.
 
     Raises:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from data.codecs.bands import Bits
 from data.codecs.targets import MEMBERS, TargetKind
 from data.shards.archive import Member, members
 from data.shards.manifest import Manifest, read_manifest
@@ -30,26 +29,16 @@ _Place = tuple[int, int, int]
 _PARTS = tuple(f".{part}" for part in MEMBERS.values())
 
 
-class Stored(NamedTuple):
-    """How the images of a shard set are stored; 16-bit values were scaled from `value_range` when it was written."""
-
-    channels: int
-    bits: Bits
-    value_range: tuple[int, int]
-
-
 @dataclass(frozen=True, kw_only=True)
 class TarSource(Source):
     """Images at known places of uncompressed tars; each is read on its own.
 
     places, targets: (number of the tar, first byte, bytes) of each item, and of its target where it has one.
-    stored: where a manifest lies beside the tars.
     """
 
     tars: Sequence[Path]
     places: Sequence[_Place]
     targets: Sequence[_Place]
-    stored: Stored | None
 
     def load(self, position: int) -> bytes:
         return self._read(*self.places[position])
@@ -68,43 +57,20 @@ class TarSource(Source):
         return data
 
 
-def _inside(file: BinaryIO, name: str, base: int) -> list[tuple[str | None, Member | None]]:
+def _inside(file: BinaryIO, name: str) -> Iterator[tuple[str | None, Member | None]]:
     """Members, None for a link, with the name of the tar in the tar that holds them, None at the top.
 
-    Offsets count from the outside. What no listing shows is left out, as in folders.
+    What no listing shows is left out, as in folders.
     """
-    found: list[tuple[str | None, Member | None]] = []
-    for member in members(file, name):
+    for member in list(members(file, name)):
         if member is not None and is_hidden(member.name):
             continue
-        if member is not None and member.name.endswith(".tar") and base == 0:
-            part = _Window(file, member.offset, member.size)
-            inner = Path(member.name).stem
-            for _, deep in _inside(part, f"{name}/{member.name}", member.offset):  # type: ignore[arg-type]
-                found.append((inner, deep and deep._replace(offset=deep.offset + member.offset)))
+        if member is not None and member.name.endswith(".tar"):
+            for deep in members(file, f"{name}/{member.name}", member.offset, member.size):
+                if deep is None or not is_hidden(deep.name):
+                    yield Path(member.name).stem, deep
         else:
-            found.append((None, member))
-    return found
-
-
-class _Window:
-    """A part of a file as a file of its own: a tar in a tar."""
-
-    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
-        self._file, self._start, self._size, self._at = file, start, size, 0
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, count: int = -1) -> bytes:
-        left = max(0, self._size - self._at)
-        data = os.pread(self._file.fileno(), left if count < 0 else min(count, left), self._start + self._at)
-        self._at += len(data)
-        return data
+            yield None, member
 
 
 class _Tar(NamedTuple):
@@ -207,7 +173,7 @@ def read_tars(paths: Sequence[Path]) -> TarSource:
             raise DataError(f"{path} cannot be opened ({error.strerror}).") from error
         with file:
             times.append(os.fstat(file.fileno()).st_mtime_ns)
-            listed = _inside(file, str(path), 0)
+            listed = list(_inside(file, str(path)))
         tars.append(_Tar(number, path, [(inner, member) for inner, member in listed if member is not None]))
         if links := len(listed) - len(tars[-1].members):
             skipped.append((path.name, f"{links} links or special files"))
@@ -249,12 +215,11 @@ def read_tars(paths: Sequence[Path]) -> TarSource:
     return TarSource(
         items=items,
         classes=classes,
-        folders=len({entry.name.rpartition("/")[0] for entry in found}),
         skipped=tuple(sorted(skipped)),
         notes=tuple(notes),
         target=kind,
         tars=[path.absolute() for path in paths],
         places=[(entry.tar, entry.member.offset, entry.member.size) for entry in found],
         targets=[(entry.tar, member.offset, member.size) for entry, member in zip(found, held, strict=False)],
-        stored=Stored(manifest.channels, manifest.bits, manifest.value_range) if manifest else None,
+        stored=manifest,
     )

@@ -3,7 +3,7 @@
 import argparse
 import errno
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from data.codecs.targets import MEMBERS
 from data.shards.local import ShardSet
 from data.sources.find import find_source
 from data.sources.source import Source
-from data.sources.tars import TarSource
 from data.write.destination import check_destination
 from data.write.duplicates import duplicates, leaks
 from data.write.index import index_tars
@@ -21,21 +20,17 @@ from data.write.writer import labels_in_words, progress_bar, write_shards
 from swinmim.errors import ConfigError, DataError, UserError
 
 _SHOWN = 20
+_DEFAULTS: dict[str, Any] = {"max_bad_ratio": 0.01}
 
 
 def _make(given: argparse.Namespace) -> int:
     source = find_source(given.source)
-    stored = source.stored if isinstance(source, TarSource) else None
-    chosen = {
-        name: value
-        for name in WriteOptions.__dataclass_fields__
-        if (value := getattr(given, name)) is not None or name in ("resize", "limit")
-    }
-    if stored is not None:
-        if given.value_range is not None:
+    chosen = {name: getattr(given, name) for name in WriteOptions.__dataclass_fields__ if hasattr(given, name)}
+    if source.stored is not None:
+        if "value_range" in chosen:
             raise ConfigError(f"--value-range is for new images; {given.source} was scaled when it was written.")
-        chosen = {"channels": stored.channels, "bits": stored.bits} | chosen
-    options = WriteOptions(**chosen)
+        chosen = {"channels": source.stored.channels, "bits": source.stored.bits} | chosen
+    options = WriteOptions(**_DEFAULTS | chosen)
     if given.dry_run:
         return _say_plan(source, Path(given.dest), options)
     with progress_bar("writing") as progress:
@@ -49,12 +44,12 @@ def _make(given: argparse.Namespace) -> int:
 def _say_plan(source: Source, dest: Path, options: WriteOptions) -> int:
     check_destination(source, dest, options)
     same = duplicates(source) if options.dedup == "exact" else {}
-    planned = plan(source.items, options, frozenset(same))
-    size = sum(source.items[n].size for positions in planned.shards for n in positions)
+    shards = plan(source.items, options, same)
+    sizes = [source.items[n].size for positions in shards for n in positions]
+    size = f"{sum(sizes):,}" if any(sizes) else "an unknown number of"
     print(
-        f"would write {planned.images:,} images ({f'{size:,}' if size else 'an unknown number of'} bytes at the source,"
-        f" {labels_in_words(len(source.classes), source.notes, source.target)}) as {len(planned.shards)} shard(s);"
-        f" {len(source.skipped) + len(same)} other files would be skipped"
+        f"would write {len(sizes):,} images ({size} bytes at the source, {labels_in_words(source)}) as {len(shards)}"
+        f" shard(s); {len(source.skipped) + len(same)} other files would be skipped"
     )
     return 0
 
@@ -105,44 +100,43 @@ def _number(text: str) -> int | None:
 
 
 def _add_make(parser: argparse.ArgumentParser) -> None:
-    defaults = WriteOptions(max_bad_ratio=0.01)
+    defaults = WriteOptions(**_DEFAULTS)
 
-    def add(name: str, kind: Callable[[str], object], text: str) -> None:
+    def add(name: str, text: str, theirs: str = "", **kind: Any) -> None:
         default = getattr(defaults, name.replace("-", "_"))
-        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{text} (default {default})")
-
-    def add_free(name: str, text: str, **kind: Any) -> None:
-        # None: as the source is stored, where that is known
-        default = getattr(defaults, name.replace("-", "_"))
-        parser.add_argument(f"--{name}", help=f"{text} (default {default}; of shards, theirs)", **kind)
+        parser.add_argument(f"--{name}", help=f"{text} (default {default}{theirs})", **kind)
 
     parser.add_argument("source", help="folder of images (first-level folders are classes), list (.csv .tsv .jsonl"
                         " .parquet: path,label or labels), tar, folder of tars, or hf-dataset:NAME@SPLIT")  # fmt: skip
     parser.add_argument("dest", help="new directory for the shards, or an interrupted one")
-    add("resize", _number, "shorter side in pixels; none keeps originals")
-    add("quality", int, "JPEG quality of what is encoded anew")
-    add("min-side", int, "refuse smaller images")
-    add("max-pixels", int, "refuse larger images")
-    add_free("channels", "3 colour, 1 grey, other numbers for .npy and TIFF of that many bands", type=int)
-    add_free(
-        "bits", "stored per value; 16 takes .npy, TIFF and 16-bit PNG and keeps their depth", type=int, choices=(8, 16)
+    add("resize", "shorter side in pixels; none keeps originals", type=_number)
+    add("quality", "JPEG quality of what is encoded anew", type=int)
+    add("min-side", "refuse smaller images", type=int)
+    add("max-pixels", "refuse larger images", type=int)
+    bands = "3 colour, 1 grey, other numbers for .npy and TIFF of that many bands"
+    depth = "stored per value; 16 takes .npy, TIFF and 16-bit PNG and keeps their depth"
+    add("channels", bands, "; of shards, theirs", type=int)
+    add("bits", depth, "; of shards, theirs", type=int, choices=(8, 16))
+    add("value-range", "16-bit values that become 0 and 1", "; of shards, theirs",
+        type=int, nargs=2, metavar=("LOW", "HIGH"))  # fmt: skip
+    add("seed", "of the shuffle", type=int)
+    add("shard-samples", "images per shard, at most", type=int)
+    add("shard-bytes", "source bytes per shard, at most", type=int)
+    parser.add_argument("--dedup", choices=("none", "exact"), help="leave out equal files")
+    add("limit", "write so many images only", type=int)
+    add("max-bad-ratio", "fail beyond this share of unreadable images", type=float)
+    parser.add_argument("--workers", type=int, help="processes that encode (default: one per core)")
+    parser.add_argument(
+        "--verify", action="store_true", default=False, help="when resuming, read finished shards through"
     )
-    add_free("value-range", "16-bit values that become 0 and 1", type=int, nargs=2, metavar=("LOW", "HIGH"))
-    add("seed", int, "of the shuffle")
-    add("shard-samples", int, "images per shard, at most")
-    add("shard-bytes", int, "source bytes per shard, at most")
-    parser.add_argument("--dedup", choices=("none", "exact"), default="none", help="leave out equal files")
-    add("limit", int, "write so many images only")
-    add("max-bad-ratio", float, "fail beyond this share of unreadable images")
-    parser.add_argument("--workers", type=int, default=0, help="processes that encode (default: one per core)")
-    parser.add_argument("--verify", action="store_true", help="when resuming, read finished shards through")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be written")
+    parser.add_argument("--dry-run", action="store_true", default=False, help="say what would be written")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m data.write", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    make = commands.add_parser("make", help="write a shard set (the default: SOURCE DEST is enough)")
+    made = "write a shard set (the default: SOURCE DEST is enough)"
+    make = commands.add_parser("make", help=made, argument_default=argparse.SUPPRESS)  # WriteOptions has the defaults
     _add_make(make)
     make.set_defaults(run=_make)
     index = commands.add_parser("index", help="make a directory of WebDataset tars addressable")

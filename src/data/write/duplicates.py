@@ -31,17 +31,13 @@ def duplicates(source: Source) -> dict[int, str]:
                 continue  # the writer meets it again and names it
             original = first.setdefault(digest, position)
             if original != position:
-                other = source.items[original]
-                alike = other.label == source.items[position].label and _target(source, original) == _target(
-                    source, position
-                )
-                label = "" if alike else ", which has another label"
-                same[position] = f"duplicate of {other.name}{label}"
+                label = "" if _label(source, original) == _label(source, position) else ", which has another label"
+                same[position] = f"duplicate of {source.items[original].name}{label}"
     return same
 
 
-def _target(source: Source, position: int) -> bytes:
-    return source.load_target(position) if source.target else b""
+def _label(source: Source, position: int) -> tuple[int, bytes]:
+    return source.items[position].label, source.load_target(position) if source.target else b""
 
 
 _SIDE = 16

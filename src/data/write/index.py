@@ -11,10 +11,10 @@ from typing import BinaryIO, Literal
 from data.codecs.bands import Bits, Pixels
 from data.codecs.decode import MAX_BYTES, DecodeError, decode
 from data.codecs.formats import SUFFIX_NUMBERS
-from data.codecs.statistics import measure
+from data.codecs.statistics import moments, statistics
 from data.codecs.targets import MEMBERS, TargetKind
 from data.order.hashing import permutation
-from data.shards.archive import Member, members, write_file
+from data.shards.archive import Member, file_sha256, members, write_file
 from data.shards.local import ShardSet
 from data.shards.manifest import MANIFEST, TARGET_VERSION, VERSION, Manifest, Shard, is_shard_name
 from data.shards.rows import index_bytes, read_indices
@@ -22,6 +22,8 @@ from data.sources.keys import Keyed, by_key
 from data.sources.source import is_hidden
 from data.sources.tar_targets import class_names, read_target, shared_kind
 from swinmim.errors import DataError
+
+_SAMPLED = 1000  # images that are decoded for the statistics
 
 
 @dataclass
@@ -110,7 +112,6 @@ def index_tars(
     bits: Bits = 8,
     classes: Sequence[str] | None = None,
     target: TargetKind | Literal["none"] | None = None,
-    sampled: int = 1000,
 ) -> IndexReport:
     """Write index files and a manifest into a directory of WebDataset tars.
 
@@ -120,7 +121,6 @@ def index_tars(
         bits: per value of a batch; 16 for tars of .npy and TIFF, whose values then count from 0 to 65535.
         classes: names in label order; None for the numbers.
         target: kind of the targets; None for the one that all samples have, if any.
-        sampled: decode so many images, spread over the set, for the statistics.
 
     Raises:
         DataError: no channels, no tars, one whose name no manifest may hold, already a shard set, a damaged tar, the
@@ -147,10 +147,8 @@ def index_tars(
     shards, counts, unlabelled = [], set[int](), 0
     for tar in tars:
         rows, needed = _rows(tar, kind, classes, report)
-        with tar.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         index = index_bytes(rows, TARGET_VERSION if kind else VERSION)
-        shard = Shard(tar.name, len(rows), tar.stat().st_size, sha256, hashlib.sha256(index).hexdigest())
+        shard = Shard(tar.name, len(rows), tar.stat().st_size, file_sha256(tar), hashlib.sha256(index).hexdigest())
         write_file(path / shard.index_name, index)
         shards.append(shard)
         report.samples += len(rows)
@@ -174,24 +172,25 @@ def index_tars(
         shards=tuple(shards),
     )
     opened = ShardSet(path.absolute(), manifest, "", read_indices(path, manifest))
-    mean, std = _statistics(opened, sampled)
+    mean, std = _statistics(opened)
     opened.close()
-    replace(manifest, mean=tuple(mean), std=tuple(std)).write(path)
+    replace(manifest, mean=mean, std=std).write(path)
     return report
 
 
-def _statistics(shards: ShardSet, sampled: int) -> tuple[list[float], list[float]]:
+def _statistics(shards: ShardSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of some images, spread over the set."""
     bad = []
 
     def readable() -> Iterator[Pixels]:
-        for index in permutation(len(shards), "statistics")[:sampled].tolist():
+        for index in permutation(len(shards), "statistics")[:_SAMPLED].tolist():
             record = shards.read(index)
             try:
                 yield decode(record.data, shards.channels, bits=shards.bits)
             except DecodeError as error:
                 bad.append(f"{record.shard}: {record.key}: {error}")
 
-    found = measure(readable(), shards.channels, shards.bits)
+    found = statistics(map(moments, readable()), shards.bits)
     if found is None:
         raise DataError(
             f"None of {len(bad)} images of {shards.path} can be decoded with {shards.channels} channels. The first:\n  "

@@ -9,7 +9,8 @@ from pathlib import Path
 from data.shards.lock import shared_lock
 from data.shards.manifest import VERSION, is_shard_set
 from data.sources.folder import FolderSource, read_folder
-from data.write.writer import Source, WriteOptions, progress_bar, write_shards
+from data.sources.source import Source
+from data.write.writer import WriteOptions, progress_bar, write_shards
 from swinmim.distributed import is_main
 from swinmim.errors import DataError, UserError
 

@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from data.codecs.formats import SUFFIX_NUMBERS
+from data.codecs.statistics import Moments, summed
 from data.codecs.targets import MEMBERS
-from data.shards.archive import TarWriter, write_file
+from data.shards.archive import TarWriter, file_sha256, write_file
 from data.shards.manifest import TARGET_VERSION, VERSION, Shard
 from data.shards.rows import index_bytes
 from data.sources.source import Source
@@ -22,8 +23,8 @@ class Part:
 
     shard: Shard
     pixels: int
-    total: list[int]
-    squares: list[int]
+    total: Sequence[int]
+    squares: Sequence[int]
     bad: list[tuple[str, str]]
 
 
@@ -37,16 +38,11 @@ def finished_part(dest: Path, number: int, verify: bool) -> Part | None:
         fields: dict[str, Any] = json.loads(_note(dest, number).read_bytes())
         part = Part(**fields | {"shard": Shard(**fields["shard"]), "bad": [(n, r) for n, r in fields["bad"]]})
         file, index = dest / part.shard.name, dest / part.shard.index_name
-        if file.stat().st_size != part.shard.bytes or _sha256(index) != part.shard.index_sha256:
+        if file.stat().st_size != part.shard.bytes or file_sha256(index) != part.shard.index_sha256:
             return None
-        return part if not verify or _sha256(file) == part.shard.sha256 else None
+        return part if not verify or file_sha256(file) == part.shard.sha256 else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_notes(dest: Path) -> None:
@@ -61,17 +57,15 @@ def write_part(
     number: int,
     first: int,
     positions: Sequence[int],
-    channels: int,
     encoded: Iterator[Outcome],
-    tick: Callable[[], None],
 ) -> Part:
-    """Write shard `number`, whose first sample has key `first`; `tick` is called after each image.
+    """Write shard `number`, whose first sample has key `first`.
 
     `encoded` gives the items at `positions`, and may have more for the shards after it.
     """
     name = f"train-{number:06d}.tar"
     partial = dest / (name + ".partial")
-    pixels, total, squares = 0, [0] * channels, [0] * channels
+    found: list[Moments] = []
     bad: list[tuple[str, str]] = []
     rows: list[tuple[int, ...]] = []
     with TarWriter(partial) as tar:
@@ -88,15 +82,12 @@ def write_part(
                 if source.target is not None:
                     row += (tar.add(f"{key}.{MEMBERS[source.target]}", done.target), len(done.target))
                 rows.append(row)
-                pixels += done.pixels
-                total = [a + b for a, b in zip(total, done.total, strict=True)]
-                squares = [a + b for a, b in zip(squares, done.squares, strict=True)]
-            tick()
+                found.append(done.moments)
         sha256 = tar.close()
     partial.rename(dest / name)
     index = index_bytes(rows, TARGET_VERSION if source.target else VERSION)
     shard = Shard(name, len(rows), tar.size, sha256, hashlib.sha256(index).hexdigest())
     write_file(dest / shard.index_name, index)
-    part = Part(shard, pixels, total, squares, bad)
+    part = Part(shard, *summed(found), bad)
     write_file(_note(dest, number), json.dumps(asdict(part)).encode())
     return part

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from data.codecs.encode import EncodeOptions
 from data.order.hashing import permutation
 from data.sources.source import Item, Source
-from swinmim.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -32,17 +31,14 @@ class WriteOptions(EncodeOptions):
     max_bad_ratio: float = 1.0
     workers: int = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        rules = {
+    def rules(self) -> dict[str, bool]:
+        return super().rules() | {
             f"shard_samples must be at least 1, got {self.shard_samples}": self.shard_samples >= 1,
             f"shard_bytes must be at least 1, got {self.shard_bytes}": self.shard_bytes >= 1,
             f"limit must be at least 1, got {self.limit}": self.limit is None or self.limit >= 1,
             f"workers must be at least 0, got {self.workers}": self.workers >= 0,
             f"max_bad_ratio must lie between 0 and 1, got {self.max_bad_ratio}": 0 <= self.max_bad_ratio <= 1,
         }
-        if broken := [rule for rule, holds in rules.items() if not holds]:
-            raise ConfigError("; ".join(broken))
 
     def recorded(self) -> dict[str, Any]:
         """What changes the result, as JSON gives it back."""
@@ -50,34 +46,24 @@ class WriteOptions(EncodeOptions):
         return kept | {"value_range": list(self.value_range)}
 
 
-@dataclass(frozen=True)
-class Plan:
-    """shards: positions of the items of each shard in writing order; firsts: number of the first sample of each."""
-
-    shards: Sequence[Sequence[int]]
-    firsts: Sequence[int]
-
-    @property
-    def images(self) -> int:
-        return sum(map(len, self.shards))
-
-
-def plan(items: Sequence[Item], options: WriteOptions, left_out: frozenset[int] = frozenset()) -> Plan:
-    """Shuffle the items and deal them to shards; `left_out` are positions that are not written."""
-    shards: list[list[int]] = [[]]
-    held = 0
+def plan(items: Sequence[Item], options: WriteOptions, left_out: Container[int] = ()) -> list[list[int]]:
+    """Shuffle the items and deal them to shards: positions in writing order. Those in `left_out` are not written."""
     order = [n for n in permutation(len(items), "write", options.seed).tolist() if n not in left_out]
-    for position in order[: options.limit]:
+    return dealt(items, order[: options.limit], options.shard_samples, options.shard_bytes)
+
+
+def dealt(items: Sequence[Item], positions: Sequence[int], most: int, most_bytes: int) -> list[list[int]]:
+    """The positions in groups; each is closed before it passes so many items or, if it has any, so many bytes."""
+    groups: list[list[int]] = []
+    held = 0
+    for position in positions:
         size = items[position].size
-        if shards[-1] and (len(shards[-1]) >= options.shard_samples or held + size > options.shard_bytes):
-            shards.append([])
+        if not groups or len(groups[-1]) == most or held + size > most_bytes:
+            groups.append([])
             held = 0
-        shards[-1].append(position)
+        groups[-1].append(position)
         held += size
-    firsts = [0]
-    for positions in shards[:-1]:
-        firsts.append(firsts[-1] + len(positions))
-    return Plan(shards, firsts)
+    return groups
 
 
 def plan_hash(source: Source, options: WriteOptions, *, times: bool = False) -> str:

@@ -1,6 +1,5 @@
 """Look into a shard set: check every byte of it, describe it, draw some of its images."""
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from data.codecs.bands import Pixels
 from data.codecs.decode import DecodeError, decode
 from data.codecs.targets import decode_target
 from data.order.hashing import permutation
+from data.shards.archive import file_sha256
 from data.shards.local import ShardSet
 from data.shards.manifest import read_manifest
 from data.write.targets import checked
@@ -21,16 +21,8 @@ from swinmim.errors import DataError
 def verify(path: str | Path, *, images: bool = False, progress: Callable[[int, int], None] | None = None) -> list[str]:
     """Compare the sha256 of every shard with the manifest; with `images`, decode every image and target too.
 
-    Args:
-        path: the set.
-        images: decode.
-        progress: called with (steps done, steps in all).
-
-    Returns:
-        The problems, named; empty when the set is whole.
-
-    Raises:
-        DataError: no readable manifest.
+    `progress` is called with (steps done, steps in all). Returns the problems, named; empty when the set is whole.
+    Raises DataError where there is no readable manifest.
     """
     path = Path(path)
     _, manifest = read_manifest(path)
@@ -40,9 +32,8 @@ def verify(path: str | Path, *, images: bool = False, progress: Callable[[int, i
     for number, shard in enumerate(shards):
         for name, expected in ((shard.name, shard.sha256), (shard.index_name, shard.index_sha256)):
             try:
-                with (path / name).open("rb") as file:
-                    if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                        problems.append(f"{name}: changed since it was written")
+                if file_sha256(path / name) != expected:
+                    problems.append(f"{name}: changed since it was written")
             except OSError as error:
                 problems.append(f"{name}: {error.strerror}")
         if progress is not None:
@@ -105,16 +96,10 @@ def _numbers(values: Sequence[float]) -> str:
 def contact_sheet(
     shards: ShardSet, *, columns: int = 8, rows: int = 6, side: int = 128, bands: Sequence[int] | None = None
 ) -> Image.Image:
-    """Some images, spread over the set, as one picture.
+    """Some images, spread over the set, as one picture of tiles of `side` pixels.
 
-    Args:
-        shards: the set.
-        columns, rows: of images.
-        side: pixels of a tile.
-        bands: the three channels, counted from 0, that become red, green and blue; None for the first three, or grey.
-
-    Raises:
-        DataError: a band that the set does not have.
+    `bands` are the three channels, counted from 0, that become red, green and blue; None for the first three, or grey.
+    Raises DataError for a band that the set does not have.
     """
     chosen = list(bands) if bands is not None else [0, 1, 2] if shards.channels >= 3 else [0, 0, 0]
     if len(chosen) != 3 or not all(0 <= band < shards.channels for band in chosen):

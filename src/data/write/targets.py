@@ -12,13 +12,7 @@ from data.codecs.targets import Boxes, Target, TargetKind, decode_target, encode
 
 
 def checked(kind: TargetKind, data: bytes, classes: int, shape: tuple[int, ...]) -> Target:
-    """The target in the member beside an image.
-
-    Args:
-        kind: of the target.
-        data: the member.
-        classes: how many names there are of what it counts.
-        shape: (height, width) of the image.
+    """`decode_target` of the member beside an image of `shape` (height, width).
 
     Raises:
         DecodeError: it is malformed, or of another size than the image.

@@ -17,6 +17,7 @@ from data.codecs.decode import DecodeError
 from data.codecs.encode import Encoded, EncodeOptions, encode
 from data.processes import end_with_parent
 from data.sources.source import Source
+from data.write.plan import dealt
 from data.write.targets import fitted
 from swinmim.errors import DataError
 
@@ -77,18 +78,14 @@ class _Process:
 def encoded(
     source: Source, positions: Sequence[int], options: EncodeOptions, workers: int
 ) -> Generator[Outcome, None, None]:
-    """The items at these positions, one after the other.
+    """The items at these positions, in their order.
 
-    Args:
-        source: of the images.
-        positions: in the order in which they are wanted.
-        options: see `EncodeOptions`.
-        workers: processes; 0 for one per core, and none where they would start for longer than they work.
+    `workers` are processes; 0 for one per core, and none where they would start for longer than they work.
 
     Raises:
         DataError: a process died; names the images of which it was reading one.
     """
-    chunks = _chunks(source, positions)
+    chunks = dealt(source.items, positions, _CHUNK_IMAGES, _CHUNK_BYTES)
     workers = min(workers or min(_cores(), len(positions) // _WORTH_A_PROCESS), len(chunks))
     if workers <= 1:
         return (encode_item(source, position, options) for position in positions)
@@ -98,19 +95,6 @@ def encoded(
 def _cores() -> int:
     """Those that this process may use, which a scheduler may have made fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _chunks(source: Source, positions: Sequence[int]) -> list[list[int]]:
-    chunks: list[list[int]] = []
-    held = 0
-    for position in positions:
-        size = source.items[position].size
-        if not chunks or len(chunks[-1]) == _CHUNK_IMAGES or held + size > _CHUNK_BYTES:
-            chunks.append([])
-            held = 0
-        chunks[-1].append(position)
-        held += size
-    return chunks
 
 
 @contextmanager

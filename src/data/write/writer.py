@@ -11,23 +11,21 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from data.codecs.statistics import statistics
-from data.codecs.targets import TargetKind
 from data.shards.archive import write_file
 from data.shards.manifest import Manifest
 from data.sources.folder import read_folder
 from data.sources.source import Source
-from data.sources.tars import TarSource
 from data.write.destination import PLAN, claimed
 from data.write.duplicates import duplicates
 from data.write.part import Part, finished_part, remove_notes, write_part
-from data.write.plan import Plan, WriteOptions, plan, plan_hash
+from data.write.plan import WriteOptions as WriteOptions
+from data.write.plan import plan, plan_hash
 from data.write.workers import Outcome, encoded
 from swinmim.errors import DataError
-
-__all__ = ["Progress", "Source", "WriteOptions", "WriteReport", "plan", "progress_bar", "write_shards"]
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
@@ -35,22 +33,18 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class WriteReport:
-    """What was written: images, the folders they lay in, (file, reason) of each skipped file, number of shards,
-    number of classes, what the source says about labels, and the kind of its targets."""
+    """What was written of a source: number of images and shards, and (file, reason) of each skipped file."""
 
+    source: Source
     found: int
-    folders: int
-    skipped: tuple[tuple[str, str], ...]
     shards: int
-    classes: int
-    notes: tuple[str, ...]
-    target: TargetKind | None = None
+    skipped: tuple[tuple[str, str], ...]
 
     def __str__(self) -> str:
-        images, folders = ("image" if self.found == 1 else "images"), ("folder" if self.folders == 1 else "folders")
+        folders = self.source.folders
         return (
-            f"found {self.found:,} {images} in {self.folders:,} {folders}, {len(self.skipped):,} skipped,"
-            f" {labels_in_words(self.classes, self.notes, self.target)}"
+            f"found {self.found:,} {'image' if self.found == 1 else 'images'} in {folders:,}"
+            f" {'folder' if folders == 1 else 'folders'}, {len(self.skipped):,} skipped, {labels_in_words(self.source)}"
         )
 
 
@@ -63,59 +57,49 @@ _COUNTED = {
 }
 
 
-def labels_in_words(classes: int, notes: Sequence[str], target: TargetKind | None) -> str:
-    held = f"{classes:,} {_COUNTED[target][classes != 1]}" if classes else "no labels"
-    return held + (f" ({'; '.join(notes)})" if notes else "")
+def labels_in_words(source: Source) -> str:
+    classes = len(source.classes)
+    held = f"{classes:,} {_COUNTED[source.target][classes != 1]}" if classes else "no labels"
+    return held + (f" ({'; '.join(source.notes)})" if source.notes else "")
 
 
 def _write_missing(
-    source: Source, dest: Path, plan: Plan, parts: dict[int, Part], options: WriteOptions, progress: Progress
-) -> None:
-    """Write the shards that `parts` lacks, and add them to it."""
-    missing = [number for number in range(len(plan.shards)) if number not in parts]
-    positions = [position for number in missing for position in plan.shards[number]]
-    count = plan.images - len(positions)
-
-    def tick() -> None:
-        nonlocal count
-        count += 1
-        progress(count, plan.images)
-
-    bad = [entry for part in parts.values() for entry in part.bad]
-    with closing(encoded(source, positions, options, options.workers)) as images:
-        judged = _judged(source, dest, plan, positions, images, bad, options)
-        for n in missing:
-            parts[n] = write_part(source, dest, n, plan.firsts[n], plan.shards[n], options.channels, judged, tick)
-
-
-def _judged(
     source: Source,
     dest: Path,
-    plan: Plan,
-    positions: Sequence[int],
-    images: Iterator[Outcome],
-    bad: list[tuple[str, str]],
+    shards: Sequence[Sequence[int]],
+    parts: dict[int, Part],
     options: WriteOptions,
-) -> Iterator[Outcome]:
-    """The images, until too many of them are bad, with those that `bad` lists from before."""
-    _judge(bad, plan, dest, options)
-    for position, outcome in zip(positions, images, strict=True):
-        if isinstance(outcome, str):
-            bad.append((source.items[position].name, outcome))
-            _judge(bad, plan, dest, options)
-        yield outcome
+    progress: Progress,
+) -> None:
+    """Write the shards that `parts` lacks, and add them to it; raises DataError when too many images are bad."""
+    missing = [number for number in range(len(shards)) if number not in parts]
+    positions = [position for number in missing for position in shards[number]]
+    *firsts, total = accumulate(map(len, shards), initial=0)
+    bad = [entry for part in parts.values() for entry in part.bad]
+
+    def judged(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+        written = zip(positions, outcomes, strict=True)
+        for done, (position, outcome) in enumerate(written, total - len(positions) + 1):
+            if isinstance(outcome, str):
+                bad.append((source.items[position].name, outcome))
+            if len(bad) > options.max_bad_ratio * total:
+                _list_bad(dest, bad)
+                raise DataError(
+                    f"At most {options.max_bad_ratio:.1%} of the images may be unusable (max_bad_ratio), got {len(bad)}"
+                    f" of {total} so far; they are listed in {dest / 'bad.jsonl'}. The first:\n  {_first_of(bad)}\n"
+                    "Mend them and start anew, or call again with a higher limit: the shards that are done are kept."
+                )
+            progress(done, total)
+            yield outcome
+
+    with closing(encoded(source, positions, options, options.workers)) as images:
+        outcomes = judged(images)
+        for number in missing:
+            parts[number] = write_part(source, dest, number, firsts[number], shards[number], outcomes)
 
 
-def _judge(bad: list[tuple[str, str]], plan: Plan, dest: Path, options: WriteOptions) -> None:
-    if len(bad) <= options.max_bad_ratio * plan.images:
-        return
-    _list_bad(dest, bad)
-    reasons = "\n  ".join(f"{name}: {reason}" for name, reason in bad[:5])
-    raise DataError(
-        f"At most {options.max_bad_ratio:.1%} of the images may be unusable (max_bad_ratio), got {len(bad)} of"
-        f" {plan.images} so far; they are listed in {dest / 'bad.jsonl'}. The first:\n  {reasons}\n"
-        "Mend them and start anew, or call again with a higher limit: the shards that are done are kept."
-    )
+def _first_of(bad: Sequence[tuple[str, str]]) -> str:
+    return "\n  ".join(f"{name}: {reason}" for name, reason in bad[:5])
 
 
 def _list_bad(dest: Path, bad: Iterable[tuple[str, str]]) -> None:
@@ -137,8 +121,6 @@ def write_shards(
     Args:
         source: a folder, or any `Source`.
         dest: a new or empty directory, or one that this call began earlier.
-        options: see `WriteOptions`.
-        progress: called with (images done, images in all).
         verify: read finished shards through before they are taken over, not only their sizes.
 
     Raises:
@@ -150,49 +132,40 @@ def write_shards(
         source = read_folder(source)
     with claimed(source, dest, options):
         same = duplicates(source) if options.dedup == "exact" else {}
-        planned = plan(source.items, options, frozenset(same))
-        found = {n: finished_part(dest, n, verify) for n in range(len(planned.shards))}
-        kept = {number: part for number, part in found.items() if part is not None}
-        _write_missing(source, dest, planned, kept, options, progress or (lambda done, total: None))
-        parts = [kept[number] for number in range(len(planned.shards))]
-        return _finish(source, dest, options, parts, [(source.items[n].name, why) for n, why in same.items()])
+        shards = plan(source.items, options, same)
+        parts = {n: part for n in range(len(shards)) if (part := finished_part(dest, n, verify))}
+        _write_missing(source, dest, shards, parts, options, progress or (lambda done, total: None))
+        skipped = [*source.skipped, *((source.items[n].name, why) for n, why in same.items())]
+        return _finish(source, dest, options, [parts[n] for n in range(len(shards))], skipped)
 
 
 def _finish(
-    source: Source, dest: Path, options: WriteOptions, parts: list[Part], same: list[tuple[str, str]]
+    source: Source, dest: Path, options: WriteOptions, parts: Sequence[Part], skipped: Sequence[tuple[str, str]]
 ) -> WriteReport:
     """Write bad.jsonl and the manifest."""
     bad = sorted(entry for part in parts for entry in part.bad)
-    skipped = tuple(sorted([*source.skipped, *same, *bad]))
-    _list_bad(dest, skipped)
-    samples = sum(part.shard.samples for part in parts)
-    if samples == 0:
-        reasons = "\n  ".join(f"{name}: {reason}" for name, reason in bad[:5])
-        raise DataError(f"No usable image among {len(source.items)} files. The first reasons:\n  {reasons}")
-    stored = source.stored if isinstance(source, TarSource) else None
-    total, squares = ([sum(of) for of in zip(*sums, strict=True)] for sums in zip(*_sums(parts), strict=True))
-    mean, std = statistics(sum(part.pixels for part in parts), total, squares, options.bits)
+    report = WriteReport(source, sum(part.shard.samples for part in parts), len(parts), tuple(sorted([*skipped, *bad])))
+    _list_bad(dest, report.skipped)
+    found = statistics(((part.pixels, part.total, part.squares) for part in parts), options.bits)
+    if found is None:
+        raise DataError(f"No usable image among {len(source.items)} files. The first reasons:\n  {_first_of(bad)}")
     Manifest(
-        samples=samples,
+        samples=report.found,
         channels=options.channels,
         bits=options.bits,
-        value_range=stored.value_range if stored else options.value_range,
-        mean=tuple(mean),
-        std=tuple(std),
+        value_range=source.stored.value_range if source.stored else options.value_range,
+        mean=found[0],
+        std=found[1],
         target=source.target,
         classes=source.classes,
         options=options.recorded(),
         plan=plan_hash(source, options),
-        skipped=len(skipped),
+        skipped=len(report.skipped),
         shards=tuple(part.shard for part in parts),
     ).write(dest)
     remove_notes(dest)
     (dest / PLAN).unlink()
-    return WriteReport(samples, source.folders, skipped, len(parts), len(source.classes), source.notes, source.target)
-
-
-def _sums(parts: list[Part]) -> list[tuple[list[int], list[int]]]:
-    return [(part.total, part.squares) for part in parts]
+    return report
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def test_every_kind_lies_beside_its_image_and_is_written_again(kind, tmp_path, c
     targets = some_targets(kind)
     source = made(kind, targets)
     report = write_shards(source, tmp_path / "a", WHOLE)
-    assert (report.classes, report.skipped) == (3, ())
+    assert (len(report.source.classes), report.skipped) == (3, ())
     shards = ShardSet.open(tmp_path / "a")
     assert (shards.target, shards.classes, set(shards.labels)) == (kind, CLASSES, {-1})
     expected = dict(zip(source.images, targets, strict=True))

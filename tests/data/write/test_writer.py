@@ -174,7 +174,7 @@ def test_nested_folders_and_links(tmp_path):
     make_folder(tmp_path / "in" / "b", 3, classes=())
     os.symlink(tmp_path / "in", source / "loop")
     report = write_shards(tmp_path / "in", tmp_path / "out", WriteOptions(workers=1))
-    assert (report.found, report.folders) == (6, 2)
+    assert (report.found, report.source.folders) == (6, 2)
     assert ShardSet.open(tmp_path / "out").classes == ("a", "b")
 
 
