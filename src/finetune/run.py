@@ -18,7 +18,7 @@ from finetune.config import FinetuneConfig
 from finetune.module import TaskModule
 from finetune.task import Subject, TaskModel
 from finetune.tasks.registry import TASKS
-from swinmim.checkpoint.encoder import describe_encoder, load_encoder, load_manifest
+from swinmim.checkpoint.encoder import load_encoder, load_manifest
 from swinmim.config import ModelConfig, config_errors, load
 from swinmim.models.architecture import get_architecture
 from swinmim.models.swinv2 import SwinV2
@@ -45,7 +45,7 @@ class FinetuneParts:
         return accumulation(self.config.global_batch_size, self.config.trainer.world_size, self.config.batch_size)
 
     def shape(self) -> SwinV2:
-        return build_encoder(self.config, load_weights=False)
+        return build_encoder(self.config)
 
     def data(self, shape: SwinV2) -> ShardData:
         config, kind = self.config, TASKS[self.config.task.kind]
@@ -74,8 +74,8 @@ class FinetuneParts:
             known = origin.mean, origin.std
         return resolve_stats(self.config.data, data.train, known)
 
-    def network(self, data: ShardData, *, load_weights: bool = True) -> TaskModel:
-        return TaskModel(build_encoder(self.config, load_weights=load_weights), self.task)
+    def network(self, data: ShardData) -> TaskModel:
+        return TaskModel(build_encoder(self.config), self.task)
 
     def module(self, network: TaskModel, plan: Plan, provenance: Provenance, build: Build | None) -> TaskModule:
         return TaskModule(network, self.task, self.config, plan, provenance, build)
@@ -122,18 +122,15 @@ def _targets(part: Part) -> Iterator[Any]:
             continue
 
 
-def build_encoder(config: FinetuneConfig, *, load_weights: bool = True) -> SwinV2:
+def build_encoder(config: FinetuneConfig) -> SwinV2:
     """The pretrained encoder at the run's resolution, or a new one for the from-scratch baseline.
-
-    With `load_weights` off, `ckpt` gives its shape alone, on the meta device.
 
     Raises ConfigError: a resolution that does not fit; CheckpointError: `ckpt` is no encoder folder, or does not cover
     the encoder.
     """
     with config_errors():
         if config.ckpt is not None:
-            build = load_encoder if load_weights else describe_encoder
-            return build(config.ckpt, **config.encoder_options())
+            return load_encoder(config.ckpt, **config.encoder_options())
         assert isinstance(config.model, ModelConfig)
         return SwinV2(get_architecture(config.model.name, **config.model.overrides()), **config.encoder_options())
 

@@ -49,16 +49,14 @@ class Reconstructions(Callback):
                 )
 
 
-def draw_columns(
-    columns: dict[str, Tensor], min_side: int = 96, bands: tuple[int, int, int] | None = None
-) -> Image.Image:
+def draw_columns(columns: dict[str, Tensor], bands: tuple[int, int, int] | None = None) -> Image.Image:
     """One row per image, one titled column per entry of title -> (B, C, H, W) in 0..1.
 
-    min_side: smaller images are enlarged by whole pixels up to about this side. bands: see `to_rgb`.
+    Images under 96 px are enlarged by whole pixels up to about that side. bands: see `to_rgb`.
     """
     tensors = [to_rgb(images, bands) for images in columns.values()]
     rows, _, height, width = tensors[0].shape
-    scale = max(1, round(min_side / max(height, width)))
+    scale = max(1, round(96 / max(height, width)))
     gap, header = 4, 16
     step_x, step_y = width * scale + gap, height * scale + gap
     picture = Image.new("RGB", (len(tensors) * step_x + gap, rows * step_y + gap + header), "white")

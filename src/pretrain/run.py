@@ -18,7 +18,7 @@ from pretrain.masking import mask_grid, num_masked
 from pretrain.module import PretrainModule
 from pretrain.reconstructions import Reconstructions
 from pretrain.simmim import SimMIM
-from swinmim.checkpoint.encoder import describe_encoder, load_encoder
+from swinmim.checkpoint.encoder import load_encoder
 from swinmim.config import config_errors, load
 from swinmim.errors import ConfigError
 from swinmim.models.architecture import get_architecture
@@ -46,7 +46,7 @@ class PretrainParts:
         return accumulation(self.config.global_batch_size, self.config.trainer.world_size, self.config.batch_size)
 
     def shape(self) -> SimMIM:
-        return build_model(self.config, load_weights=False)
+        return build_model(self.config)
 
     def data(self, shape: SimMIM) -> ShardData | StreamData:
         """Training images, and a held-out part that is the same for every run on the set.
@@ -70,8 +70,8 @@ class PretrainParts:
     def statistics(self, data: ShardData | StreamData) -> Stats:
         return resolve_stats(self.config.data, data.train)
 
-    def network(self, data: ShardData | StreamData, *, load_weights: bool = True) -> SimMIM:
-        return build_model(self.config, load_weights=load_weights)
+    def network(self, data: ShardData | StreamData) -> SimMIM:
+        return build_model(self.config)
 
     def module(self, network: SimMIM, plan: Plan, provenance: Provenance, build: Build | None) -> PretrainModule:
         return PretrainModule(network, self.config, plan, provenance, build)
@@ -105,8 +105,8 @@ class PretrainParts:
         return "\n".join(lines)
 
 
-def build_model(config: PretrainConfig, *, load_weights: bool = True) -> SimMIM:
-    """SimMIM around the configured encoder; with `load_weights` off, `ckpt` gives its shape alone.
+def build_model(config: PretrainConfig) -> SimMIM:
+    """SimMIM around the configured encoder.
 
     Raises ConfigError: a resolution, window, mask unit or width that does not fit; CheckpointError: `ckpt` cannot be
     loaded.
@@ -114,8 +114,7 @@ def build_model(config: PretrainConfig, *, load_weights: bool = True) -> SimMIM:
     with config_errors():
         architecture = get_architecture(config.model.name, **config.model.overrides())
         if config.ckpt is not None:
-            build = load_encoder if load_weights else describe_encoder
-            encoder = build(config.ckpt, **config.encoder_options())
+            encoder = load_encoder(config.ckpt, **config.encoder_options())
             if encoder.architecture != architecture:
                 raise ConfigError(
                     f"ckpt={config.ckpt} is a {encoder.architecture.name}, the run asks for {config.model.name} "
@@ -131,5 +130,5 @@ def build_model(config: PretrainConfig, *, load_weights: bool = True) -> SimMIM:
 def rebuild(info: Mapping[str, Any]) -> PretrainModule:
     """The module of a replay bundle, uncompiled, without its weights (see `swinmim.training.replay`)."""
     config = dataclasses.replace(load(PretrainConfig, OmegaConf.create(info["config"])), compile=False)
-    model = build_model(config, load_weights=False)
+    model = build_model(config)
     return PretrainModule(model, config, Plan(**info["plan"]), Provenance(mean=info["mean"], std=info["std"]))

@@ -122,11 +122,13 @@ def load_encoder(path: str | Path, **options: Unpack[EncoderOptions]) -> SwinV2:
     from the pretrained windows in the manifest. pad: take one that does not fit, see `SwinV2.resize`. in_chans: another
     number of input channels sums (to 1) or repeats (to more) the patch filters. The others: as for `SwinV2`. Raises
     CheckpointError when the folder is not one, or does not hold exactly the encoder's parameters (with a coverage
-    report); ValueError for a resolution that does not fit.
+    report); ValueError for a resolution that does not fit. Under torch.device("meta"): without the weights.
     """
     folder = find_encoder_folder(path)
     manifest = read_manifest(folder)
     encoder = encoder_of(manifest, folder, **options)
+    if torch.get_default_device().type == "meta":
+        return encoder
     state = {name: t.float() for name, t in read_weights(folder).items() if not name.startswith(HEAD)}
     stored_chans = _architecture(manifest, folder).in_chans
     if encoder.in_chans != stored_chans:
@@ -142,14 +144,8 @@ def load_encoder(path: str | Path, **options: Unpack[EncoderOptions]) -> SwinV2:
     return encoder
 
 
-def describe_encoder(path: str | Path, **options: Unpack[EncoderOptions]) -> SwinV2:
-    """The encoder of a folder without its weights, on the meta device; arguments and errors as `load_encoder`."""
-    folder = find_encoder_folder(path)
-    return encoder_of(read_manifest(folder), folder, **options)
-
-
 def encoder_of(manifest: Manifest, folder: Path, **options: Unpack[EncoderOptions]) -> SwinV2:
-    """The encoder that the manifest of `folder` describes, on the meta device; as `describe_encoder`."""
+    """The encoder that the manifest of `folder` describes, on the meta device; options and errors as `load_encoder`."""
     architecture = _architecture(manifest, folder)
     given: dict[str, Any] = dict(options)
     if (in_chans := given.pop("in_chans", None)) is not None:

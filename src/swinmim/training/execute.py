@@ -4,6 +4,7 @@ World, shape, memory and batch sizes are checked before anything is read, data a
 the schedule before a trainer is; the seed is set once, before the data.
 """
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -65,8 +66,8 @@ class Parts(Protocol[S, D, N]):
     def statistics(self, data: D) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation per channel, in 0..1 units."""
 
-    def network(self, data: D, *, load_weights: bool = True) -> N:
-        """The network; without its pretrained weights where it is built under the meta device."""
+    def network(self, data: D) -> N:
+        """The network; called under the meta device as well, where it reads no weights."""
 
     def module(self, network: N, plan: Plan, provenance: Provenance, build: Build | None) -> TrainingModule:
         """The Lightning module; arguments as `TrainingModule`'s."""
@@ -103,12 +104,8 @@ def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[
     L.seed_everything(config.seed, verbose=False)
     data = parts.data(shape)
     mean, std = parts.statistics(data)
-    build = None
-    if config.strategy.partitions_parameters:
-        with torch.device("meta"):
-            network = parts.network(data, load_weights=False)
-        build = functools.partial(parts.network, data)
-    else:
+    build = functools.partial(parts.network, data) if config.strategy.partitions_parameters else None
+    with torch.device("meta") if build else contextlib.nullcontext():
         network = parts.network(data)
     encoder = cast(SwinV2, network.encoder)
     if config.compile:

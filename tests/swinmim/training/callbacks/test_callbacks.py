@@ -33,7 +33,7 @@ def test_a_seed_sets_every_generator():
 
 def test_picture_has_a_tile_for_each_image_and_column():
     columns = {"input": torch.zeros(2, 3, 32, 48), "masked": torch.ones(2, 3, 32, 48)}
-    picture = np.asarray(draw_columns(columns, min_side=96))
+    picture = np.asarray(draw_columns(columns))
     assert picture.shape == (16 + 2 * (64 + 4) + 4, 2 * (96 + 4) + 4, 3)
     assert (picture[20:80, 10:90] == 0).all()
     assert (picture[20:80, 110:190] == 255).all()
