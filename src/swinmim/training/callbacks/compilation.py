@@ -36,8 +36,7 @@ class Compilation(Callback):
                 trainer.global_step,
             )
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_end(self, *_: Any, **__: Any) -> None:
         self.count.close()
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self.count.close()
+    on_exception = on_train_end
