@@ -139,7 +139,6 @@ def test_missing_values_say_what_they_want():
         (("ckpt=null", "data.path=x"), "ckpt=null trains from scratch and needs an architecture"),
         (("ckpt=x", "model=swinv2_b", "data.path=x"), "model has no effect with ckpt"),
         (("ckpt=x", "data.path=x", "schedule.warmup_steps=3"), "give exactly one of warmup_epochs and warmup_steps"),
-        (("ckpt=x", "data.path=x", "task.randaug_ops=0"), "randaug_magnitude has no effect with randaug_ops=0"),
     ],
 )
 def test_settings_without_effect_are_errors(overrides, message):
