@@ -29,6 +29,20 @@ class DataError(UserError):
     exit_code = 3
 
 
+class TooFewImages(DataError):
+    """A global batch is larger than the training set. Which batch would fit, the run knows, from all of its settings.
+
+    Args:
+        message: the rule and what was received.
+        images: of the training set.
+        lanes: `data.lanes`.
+    """
+
+    def __init__(self, message: str, images: int, lanes: int) -> None:
+        super().__init__(message)
+        self.images, self.lanes = images, lanes
+
+
 class CheckpointError(UserError):
     """A checkpoint or encoder folder is missing, incomplete, or of another architecture."""
 

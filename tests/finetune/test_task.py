@@ -69,6 +69,14 @@ def test_an_unknown_kind_lists_the_kinds():
     ("overrides", "message"),
     [
         (("task.crop_ratio=0",), r"task: crop_ratio must lie in \(0, 1\], got 0"),
+        (("task.crop_mode=border",), r"task\.crop_mode: Input should be 'center' or 'squash'; got 'border'"),
+        (
+            ("task.randaug=rand-m9-mstdx",),
+            r"task: randaug is timm's name of a policy.*got 'rand-m9-mstdx'.*null for none",
+        ),
+        (("task.randaug=rand-m11",), "randaug is timm's name"),
+        (("task.randaug=augmix-m3",), "randaug is timm's name"),
+        (("task.randaug_ops=2",), r"unknown key 'task\.randaug_ops'\. Did you mean 'task\.randaug'"),
         (("task=multilabel", "task.threshold=1.0"), "task: threshold is a probability between 0 and 1, got 1.0"),
         (
             ("task=multilabel", "task.pos_weight=heavy"),
@@ -130,9 +138,9 @@ def test_the_hooks_agree(name):
 @pytest.mark.parametrize(("channels", "bits"), [(5, 8), (3, 16), (1, 16)])
 def test_randaugment_of_other_channels_is_refused_with_settings_that_work(channels, bits):
     task = made_task("classify", channels=channels, bits=bits)
-    with pytest.raises(ConfigError, match=rf"{channels} of {bits}\. Add task\.randaug_ops=0 task\.randaug_magnitude=0"):
+    with pytest.raises(ConfigError, match=rf"{channels} of {bits}\. Add task\.randaug=null"):
         task.views((32, 32))
-    made_task("classify", channels=channels, bits=bits, randaug_ops=0, randaug_magnitude=0).views((32, 32))
+    made_task("classify", channels=channels, bits=bits, randaug=None).views((32, 32))
     made_task("classify", channels=1).views((32, 32))
 
 

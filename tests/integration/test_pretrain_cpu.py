@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,12 +14,14 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from runs import CPU
 from safetensors.torch import load_file
 
 import swinmim
 from data.write.__main__ import main as write
 from pretrain.config import PretrainConfig
 from pretrain.run import build_model
+from pretrain.run import run as pretrain
 from swinmim.checkpoint import io
 from swinmim.composition import check
 from swinmim.errors import CheckpointError, ConfigError, DataError
@@ -271,6 +275,32 @@ def test_bad_input_stops_with_the_reason(tmp_path, run_pretrain, overrides, erro
     with pytest.raises(error, match=message):
         run_pretrain(tmp_path / "run", *overrides)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+FITTING = ("model.embed_dim=16", "model.head_dim=8", "resolution=64", "trainer.max_epochs=3", "data.val_ratio=0.1")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("experiment=swinv2_t_mim",),
+        ("experiment=swinv2_g_mim", "recompute=none", "schedule.warmup_steps=30000"),
+        ("experiment=swinv2_b_mim", "batch_size=512", "data.lanes=64", "schedule.milestones=[700]"),
+    ],
+)
+def test_a_recipe_for_millions_is_refused_once_by_a_few_images(tmp_path, images, cache, overrides):
+    """With one line of overrides, with which it runs."""
+    arguments = [*overrides, *FITTING, *CPU, f"data.path={images}", f"data.cache_dir={cache}"]
+
+    def run(name, *more):
+        config = check("pretrain", PretrainConfig, [*arguments, f"output_dir={tmp_path / name}", *more])
+        (tmp_path / name).mkdir()
+        return pretrain(config, tmp_path / name)
+
+    with pytest.raises(DataError, match=r"must not be larger than the training set, got \d+ for 144 images") as caught:
+        run("refused")
+    way = re.search(r"Add (global_batch_size=.*)\.$", str(caught.value))
+    assert "val/recon_loss" in run("mended", *shlex.split(way[1]))
 
 
 def test_resume_refuses_another_model(tmp_path, run_pretrain):

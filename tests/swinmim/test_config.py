@@ -18,7 +18,6 @@ from swinmim.config import CONF_DIR, config_errors, load, schema
 from swinmim.errors import ConfigError, UserError
 from swinmim.memory import GIB, training_bytes
 from swinmim.models.architecture import get_architecture
-from swinmim.optim.schedules import lr_factor, peak_lr
 from swinmim.training.execute import num_parameters
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
@@ -43,14 +42,6 @@ def test_family_is_complete():
     )
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiment_begins_with_its_header(name):
-    head = (CONF_DIR / "experiment" / f"{name}.yaml").read_text().splitlines()
-    assert head[0] == "# @package _global_"
-    for line, word in zip(head[1:7], ("Paper", "Command", "Hardware", "Hours", "Expected", "Verified"), strict=True):
-        assert line.startswith(f"# {word}:")
-
-
 @pytest.mark.parametrize("name", PRETRAIN)
 def test_pretraining_experiment_composes_and_builds(name):
     config = compose_pretrain(f"experiment={name}", "data.path=images")
@@ -59,15 +50,6 @@ def test_pretraining_experiment_composes_and_builds(name):
     size = name.removeprefix("swinv2_").removesuffix("_mim")
     if size in ENCODER_MILLIONS:
         assert num_parameters(model.encoder) / 1e6 == pytest.approx(ENCODER_MILLIONS[size], abs=0.02)
-    # an ImageNet-sized epoch must leave the warm-up shorter than the run
-    images = 70_000_000 if size == "g" else 1_281_167 if size in ENCODER_MILLIONS else 28_500
-    steps = images // config.global_batch_size
-    lr_factor(
-        config.schedule,
-        base_lr=config.optim.base_lr,
-        total_steps=steps * config.trainer.max_epochs,
-        steps_per_epoch=steps,
-    )
 
 
 @pytest.mark.parametrize("name", FINETUNE)
@@ -81,14 +63,6 @@ def test_fine_tuning_experiment_composes_and_builds(name):
         encoder = build_encoder(config)
     assert encoder.resolution == (config.resolution, config.resolution)
     assert encoder.architecture == get_architecture(model)
-
-
-def test_published_numbers_of_g():
-    config = compose_pretrain("experiment=swinv2_g_mim", "data.path=images")
-    assert get_architecture("swinv2_g").depths == (2, 2, 42, 4)
-    assert peak_lr(config.optim.base_lr, config.global_batch_size) == pytest.approx(1.4e-3)
-    assert (config.global_batch_size, config.trainer.max_epochs, config.schedule.warmup_steps) == (9216, 20, 30_000)
-    assert (config.optim.weight_decay, config.optim.clip_grad_norm) == (0.1, 100.0)
 
 
 def test_toy_keeps_the_depths_of_g():
@@ -138,8 +112,10 @@ def test_missing_values_say_what_they_want():
     [
         (("ckpt=null", "data.path=x"), "ckpt=null trains from scratch and needs an architecture"),
         (("ckpt=x", "model=swinv2_b", "data.path=x"), "model has no effect with ckpt"),
-        (("ckpt=x", "data.path=x", "schedule.warmup_steps=3"), "give exactly one of warmup_epochs and warmup_steps"),
-        (("ckpt=x", "data.path=x", "task.randaug_ops=0"), "randaug_magnitude has no effect with randaug_ops=0"),
+        (
+            ("ckpt=x", "data.path=x", "schedule.warmup_steps=3", "schedule.warmup_epochs=1"),
+            "give at most one of warmup_epochs",
+        ),
     ],
 )
 def test_settings_without_effect_are_errors(overrides, message):
@@ -257,7 +233,7 @@ def test_settings_are_checked_without_lightning():
 def test_cfg_job_prints_the_recipe_of_g(tmp_path):
     result = cli("pretrain", "experiment=swinv2_g_mim", "--cfg", "job", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "warmup_steps: 30000" in result.stdout
+    assert "warmup_share: 0.1975" in result.stdout
     assert "global_batch_size: 9216" in result.stdout
 
 

@@ -25,7 +25,7 @@ from data.order.hashing import Ints, key
 from data.shards.set import SampleSet
 from data.shards.streamed import StreamSet
 from swinmim.distributed import launch, local_rank, rank, world_size
-from swinmim.errors import ConfigError, DataError
+from swinmim.errors import ConfigError, DataError, TooFewImages
 from swinmim.private import adds_distributed_sampler
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class RunData(LightningDataModule):
 
     Raises:
         ConfigError: lanes that do not divide the global batch.
-        DataError: the global batch is larger than the set.
+        TooFewImages: the global batch is larger than the set.
     """
 
     def __init__(self, train: SampleSet | StreamSet, num_train: int, num_val: int, settings: LoaderSettings) -> None:
@@ -66,9 +66,11 @@ class RunData(LightningDataModule):
                 f" data.lanes={math.gcd(settings.lanes, settings.global_batch)}."
             )
         if settings.global_batch > num_train:
-            raise DataError(
+            raise TooFewImages(
                 f"A global batch must not be larger than the training set, got {settings.global_batch} for"
-                f" {num_train} images in {train.path}. Use global_batch_size={num_train} or less."
+                f" {num_train} images in {train.path}.",
+                num_train,
+                settings.lanes,
             )
 
     @property
@@ -133,7 +135,8 @@ class ShardData(RunData):
 
     Raises:
         ConfigError: lanes that do not divide the global batch.
-        DataError: the global batch is larger than the set, or a mixed set smaller than its share of it.
+        TooFewImages: the global batch is larger than the set.
+        DataError: a mixed set smaller than its share of it.
     """
 
     def __init__(self, train: Part, val: Part, train_view: View, eval_view: View, settings: LoaderSettings) -> None:

@@ -5,15 +5,17 @@ them is antialiased.
 """
 
 import math
+import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image as pillow
+from PIL import ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask, TVTensor
 
@@ -26,6 +28,8 @@ Image = Pixels | Tensor
 Box = tuple[int, int, int, int]
 """Top, left, height, width."""
 _TRIES = 10
+_FILLS: dict[int, Any] = {1: 114, 3: (124, 116, 104)}
+"""Channels -> the mean of ImageNet, in 0..255."""
 
 
 def _tensor(image_HWC: Image) -> Tensor:
@@ -127,13 +131,15 @@ def _move(what: TVTensor, box: Box, resolution: tuple[int, int], mirrored: bool)
 class RandomCrop:
     """A training view: a random part of the image, resized; then RandAugment, then a flip. Masks and boxes go along.
 
-    Defaults are SimMIM's (github.com/microsoft/SimMIM, data_simmim.py).
+    Defaults are SimMIM's (github.com/microsoft/SimMIM, data_simmim.py). RandAugment is as `timm.data.create_transform`
+    makes it for Swin: ImageNet's mean where an operation uncovers something, and no colour jitter, which timm leaves
+    out beside it. timm flips first, which is the same: operations lean to the left as often as to the right.
 
     Args:
         resolution: (height, width) of the result.
         scale, ratio: see `crop_box`; scale (0.08, 1) is the ImageNet fine-tuning default.
         interpolation: see `resize`.
-        num_ops, magnitude: RandAugment (Cubuk et al. 2020), magnitude 0..30; num_ops=0 switches it off.
+        randaug: timm's name of a RandAugment policy, for 1 or 3 channels of 8 bits; None is off.
         flip: mirror half of the images, those that `random_flip` would.
     """
 
@@ -144,13 +150,14 @@ class RandomCrop:
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         *,
         interpolation: str = "bilinear",
-        num_ops: int = 0,
-        magnitude: int = 9,
+        randaug: str | None = None,
         flip: bool = False,
     ) -> None:
         self.resolution, self.scale, self.ratio = resolution, scale, ratio
         self.interpolation, self.flip = interpolation, flip
-        self.rand_augment = v2.RandAugment(num_ops, magnitude) if num_ops else None
+        self.policies: dict[int, Any] = {}
+        if randaug is not None:
+            self.policies = {channels: _policy(randaug, interpolation, fill) for channels, fill in _FILLS.items()}
 
     def __call__(self, image_HWC: Image, target: Target | None, seed: int) -> tuple[Tensor, Seen]:
         size = image_HWC.shape[0], image_HWC.shape[1]
@@ -161,27 +168,53 @@ class RandomCrop:
         return (crop_HWC.flip(1) if mirrored else crop_HWC), seen
 
     def _colour(self, crop_HWC: Tensor, seed: int) -> Tensor:
-        if self.rand_augment is None:
+        if not self.policies:
             return crop_HWC
-        # torchvision draws from torch's CPU generator. torch.manual_seed would also touch the GPU's, so only that one
-        # is borrowed and given back.
-        generator = torch.default_generator
-        before = generator.get_state()
-        generator.manual_seed(seed)
+        policy = self.policies[crop_HWC.shape[2]]
+        # timm draws from the two global generators, which are borrowed and given back.
+        before, before_numpy = random.getstate(), np.random.get_state()
+        random.seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)
         try:
-            out_CHW: Tensor = self.rand_augment(crop_HWC.permute(2, 0, 1))
+            image = policy(pillow.fromarray(crop_HWC.squeeze(2).numpy()))
         finally:
-            generator.set_state(before)
-        return out_CHW.permute(1, 2, 0).contiguous()
+            random.setstate(before)
+            np.random.set_state(before_numpy)
+        return torch.from_numpy(np.array(image)).reshape(crop_HWC.shape)
+
+
+def _policy(name: str, interpolation: str, fill: Any) -> Any:
+    from timm.data import auto_augment
+
+    options = {"img_mean": fill, "interpolation": pillow.Resampling[interpolation.upper()]}
+    policy = auto_augment.rand_augment_transform(name, options)
+    for operation in policy.ops:
+        if operation.aug_fn is auto_augment.posterize:
+            operation.aug_fn = _posterize
+    return policy
+
+
+def _posterize(image: pillow.Image, bits: int, **_: Any) -> pillow.Image:
+    """timm's, which at full magnitude asks for 0 bits: black when the recipe was published, an error in Pillow 13."""
+    return ImageOps.posterize(image, bits) if bits else pillow.new(image.mode, image.size)
 
 
 class CenterCrop:
-    """The view for evaluation, see `center_box`; bicubic. Masks and boxes go along; the seed is not used."""
+    """The view for evaluation, bicubic. Masks and boxes go along; the seed is not used.
 
-    def __init__(self, resolution: tuple[int, int], crop_ratio: float) -> None:
-        self.resolution, self.crop_ratio = resolution, crop_ratio
+    Args:
+        resolution: (height, width) of the result.
+        crop_ratio: share of the picture's side that is kept, as timm's `crop_pct`.
+        mode: as timm's `crop_mode`. center keeps the aspect, see `center_box`; squash bends the picture into the
+            resolution, as the published 384-px evaluation does (`TEST.CROP False`).
+    """
+
+    def __init__(
+        self, resolution: tuple[int, int], crop_ratio: float, mode: Literal["center", "squash"] = "center"
+    ) -> None:
+        self.resolution, self.crop_ratio, self.mode = resolution, crop_ratio, mode
 
     def __call__(self, image_HWC: Image, target: Target | None, seed: int) -> tuple[Tensor, Seen]:
         size = image_HWC.shape[0], image_HWC.shape[1]
-        box = center_box(*size, self.resolution, self.crop_ratio)
+        box = center_box(*size, size if self.mode == "squash" else self.resolution, self.crop_ratio)
         return _cut(image_HWC, box, self.resolution, "bicubic"), see(target, size, box, self.resolution)

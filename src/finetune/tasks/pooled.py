@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+import re
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from torch import Tensor, nn
 
@@ -22,21 +23,27 @@ class PooledConfig(TaskConfig):
     crop_scale: tuple[float, float]
     """Share of the image's area that a random crop keeps."""
     flip: bool
-    randaug_ops: int
-    """Operations of RandAugment per image; 0 is off."""
-    randaug_magnitude: int
-    """Strength of RandAugment, 0 to 30."""
+    randaug: str | None
+    """RandAugment by timm's name: rand-m9-mstd0.5-inc1 is Swin's and SimMIM's; null is off."""
     erasing: float
     """Probability that a rectangle of an image is replaced by noise; 0 is off."""
     crop_ratio: float
-    """Evaluation: the shorter side is resized to resolution / crop_ratio, then the centre is cut out."""
+    """Evaluation: what is kept of the shorter side, or with squash of both, around the centre."""
+    crop_mode: Literal["center", "squash"]
+    """Evaluation: center keeps the aspect, squash bends the whole picture into the resolution."""
 
     def __post_init__(self) -> None:
         if not 0 < self.crop_ratio <= 1:
             raise ValueError(f"crop_ratio must lie in (0, 1], got {self.crop_ratio}")
-        if self.randaug_ops == 0 and self.randaug_magnitude != 0:
-            raise ValueError("randaug_magnitude has no effect with randaug_ops=0; set it to 0")
+        if self.randaug is not None and not _RANDAUG.fullmatch(self.randaug):
+            raise ValueError(
+                f"randaug is timm's name of a policy: rand, then any of -m0..10 (magnitude), -n (operations), -p"
+                f" (probability), -mstd (spread of the magnitude), -inc1; got {self.randaug!r}. Take"
+                " rand-m9-mstd0.5-inc1, or null for none."
+            )
 
+
+_RANDAUG = re.compile(r"rand(-m(\d|10)|-n[1-9]|-p(0?\.\d+|[01])|-mstd\d+(\.\d+)?|-inc[01])*")
 
 Config = TypeVar("Config", bound=PooledConfig)
 
@@ -55,20 +62,15 @@ class PooledTask(Task[Config]):
         from data.loading.views import CenterCrop, RandomCrop
 
         settings, subject = self.settings, self.subject
-        if settings.randaug_ops and not (subject.channels in (1, 3) and subject.bits == 8):
+        if settings.randaug and not (subject.channels in (1, 3) and subject.bits == 8):
             raise ConfigError(
                 f"RandAugment knows 1 or 3 channels of 8 bits, got {subject.channels} of {subject.bits}."
-                " Add task.randaug_ops=0 task.randaug_magnitude=0."
+                " Add task.randaug=null."
             )
         training = RandomCrop(
-            size,
-            settings.crop_scale,
-            interpolation="bicubic",
-            num_ops=settings.randaug_ops,
-            magnitude=settings.randaug_magnitude,
-            flip=settings.flip,
+            size, settings.crop_scale, interpolation="bicubic", randaug=settings.randaug, flip=settings.flip
         )
-        return training, CenterCrop(size, settings.crop_ratio)
+        return training, CenterCrop(size, settings.crop_ratio, settings.crop_mode)
 
     def mix(self, images_BCHW: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
         if self.settings.erasing:

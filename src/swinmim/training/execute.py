@@ -18,10 +18,11 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from swinmim.distributed import is_main
+from swinmim.errors import DataError, TooFewImages
 from swinmim.models.swinv2 import SwinV2
 from swinmim.optim.schedules import peak_lr, warmup_steps
 from swinmim.training.callbacks.checkpoint import Checkpoints, Monitor
-from swinmim.training.fit import make_plan, train
+from swinmim.training.fit import make_plan, smaller_batch, train
 from swinmim.training.module import Build, Plan, Provenance, TrainingModule
 from swinmim.training.settings import RunConfig
 from swinmim.training.trainer import check_memory, check_world, resolve_precision
@@ -102,7 +103,11 @@ def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[
         shape = parts.shape()
     check_memory(num_parameters(shape), config.trainer, config.strategy)
     L.seed_everything(config.seed, verbose=False)
-    data = parts.data(shape)
+    try:
+        data = parts.data(shape)
+    except TooFewImages as error:
+        way = smaller_batch(config, error.images, error.lanes)
+        raise DataError(f"{error} {way}") from None
     mean, std = parts.statistics(data)
     build = functools.partial(parts.network, data) if config.strategy.partitions_parameters else None
     with torch.device("meta") if build else contextlib.nullcontext():
@@ -140,7 +145,7 @@ def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[
             **parts.derived(network, data),
             "windows": ", ".join(f"{h}x{w}" for h, w in (stage.window for stage in encoder.stages)),
             "peak_lr": peak_lr(config.optim.base_lr, config.global_batch_size),
-            "warmup_steps": warmup_steps(config.schedule, plan.steps_per_epoch),
+            "warmup_steps": warmup_steps(config.schedule, plan.total_steps, plan.steps_per_epoch),
             "steps_per_epoch": plan.steps_per_epoch,
             "total_steps": plan.total_steps,
             "accumulation": plan.accumulation,

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from swinmim.checkpoint import io
 from swinmim.distributed import is_main
 from swinmim.errors import CheckpointError, ConfigError
-from swinmim.optim.schedules import lr_factor
+from swinmim.optim.schedules import lr_factor, misfits
 from swinmim.tables import pairs
 from swinmim.training.callbacks.compilation import Compilation
 from swinmim.training.callbacks.last_validation import LastValidation
@@ -37,10 +38,7 @@ def make_plan(config: RunConfig, *, accumulation: int, num_samples: int) -> Plan
 
     Raises ConfigError: the schedule does not fit the length of the run.
     """
-    steps_per_epoch = num_samples // config.global_batch_size
-    total = config.trainer.max_epochs * steps_per_epoch
-    if config.trainer.max_steps != -1:
-        total = min(total, config.trainer.max_steps)
+    steps_per_epoch, total = _steps(config, config.global_batch_size, num_samples)
     lr_factor(config.schedule, base_lr=config.optim.base_lr, total_steps=total, steps_per_epoch=steps_per_epoch)
     return Plan(
         global_batch_size=config.global_batch_size,
@@ -48,6 +46,30 @@ def make_plan(config: RunConfig, *, accumulation: int, num_samples: int) -> Plan
         steps_per_epoch=steps_per_epoch,
         total_steps=total,
     )
+
+
+def smaller_batch(config: RunConfig, images: int, lanes: int) -> str:
+    """The way out for a set that is smaller than a global batch: one line of overrides with which the run fits."""
+    world = config.trainer.world_size
+    if images < world:
+        return f"Each of {world} processes needs at least one: take at most {images}."
+    batch = min(config.batch_size, images // world)
+    whole = images // (world * batch) * world * batch
+    line = [f"global_batch_size={whole}"]
+    if batch != config.batch_size:
+        line.append(f"batch_size={batch}")
+    if whole % lanes:
+        line.append(f"data.lanes={math.gcd(lanes, whole)}")
+    steps_per_epoch, total = _steps(config, whole, images)
+    line += [override for _, override in misfits(config.schedule, total, steps_per_epoch)]
+    return f"Add {' '.join(line)}."
+
+
+def _steps(config: RunConfig, global_batch: int, num_samples: int) -> tuple[int, int]:
+    """Optimizer steps of an epoch, and of the whole run."""
+    steps_per_epoch = num_samples // global_batch
+    total, limit = config.trainer.max_epochs * steps_per_epoch, config.trainer.max_steps
+    return steps_per_epoch, total if limit == -1 else min(total, limit)
 
 
 def starting_state(config: RunConfig, output_dir: Path) -> Path | None:

@@ -54,7 +54,11 @@ def test_a_set_without_targets_gives_batches_without(shards):
 
 def test_labels_and_values_are_one_tensor_that_no_crop_changes(shards):
     batch = read(
-        WithTargets(shards, "labels", ("a", "b", "c"), labels_of), 0, 1, 2, view=RandomCrop((16, 16), num_ops=2)
+        WithTargets(shards, "labels", ("a", "b", "c"), labels_of),
+        0,
+        1,
+        2,
+        view=RandomCrop((16, 16), randaug="rand-m9-mstd0.5-inc1"),
     )
     assert batch["target"].dtype == torch.bool
     assert batch["target"].tolist() == [[True, False, True], [False, True, True], [False, False, True]]

@@ -259,7 +259,9 @@ def test_more_processes_than_samples(shards, monkeypatch):
 
 def test_sets_of_their_own_for_training_and_validation(shards):
     train, val = split(40, 10, 0)
-    data = shard_data(shards, train, val, resolution=(24, 24), train_view=RandomCrop((24, 24), num_ops=2))
+    data = shard_data(
+        shards, train, val, resolution=(24, 24), train_view=RandomCrop((24, 24), randaug="rand-m9-mstd0.5-inc1")
+    )
     assert data.train.classes == shards.classes
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].shape == (8, 24, 24, 3)

@@ -1,7 +1,12 @@
+import pickle
+import random
+
 import numpy as np
 import pytest
 import torch
 from made_images import make_pixels
+from PIL import Image, ImageOps
+from timm.data import create_transform
 from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.tv_tensors import BoundingBoxes, Mask
 from torchvision.tv_tensors import Image as TVImage
@@ -11,6 +16,8 @@ from data.loading.normalise import FLIP_STREAM, MASK_STREAM, flips, hash_bits, n
 from data.loading.views import CenterCrop, RandomCrop, center_box, crop_box, resize, see
 from data.order.hashing import sample_seeds
 
+SCALE = (0.08, 1.0)
+PUBLISHED = "rand-m9-mstd0.5-inc1"
 SEEDS = sample_seeds(0, 0, np.arange(4000))
 GOLDEN_BITS = [
     [2074736949624574745, 1209351930812095912],
@@ -47,8 +54,6 @@ def test_random_resized_crop_is_a_function_of_the_seed():
 
 
 def test_resize_is_antialiased():
-    from PIL import Image
-
     image = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
     ours = resize(image, (50, 60)).numpy().astype(int)
     reference = np.asarray(Image.fromarray(image).resize((60, 50), Image.Resampling.BILINEAR)).astype(int)
@@ -61,17 +66,126 @@ def test_center_crop_shapes(shape):
     assert CenterCrop((16, 40), 1.0)(make_pixels(0, *shape), None, 0)[0].shape == (16, 40, 3)
 
 
-def test_rand_augment_uses_the_seed_only_and_leaves_the_generator_alone():
-    image, augment = make_pixels(0, 60, 80), RandomCrop((32, 32), (0.08, 1.0), num_ops=2)
-    torch.manual_seed(1)
-    state = torch.get_rng_state()
+def test_randaugment_uses_the_seed_only_and_gives_the_generators_back():
+    image, augment = make_pixels(0, 60, 80), RandomCrop((32, 32), SCALE, randaug=PUBLISHED)
+    random.seed(1)
+    np.random.seed(1)
+    expected = random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()
     one, _ = augment(image, None, 7)
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.manual_seed(2)
+    found = random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()
+    assert found[0] == expected[0]
+    np.testing.assert_equal(found[1], expected[1])
+    assert torch.equal(found[2], expected[2])
+    random.seed(2)
+    np.random.seed(2)
     assert torch.equal(one, augment(image, None, 7)[0])
+    assert torch.equal(one, pickle.loads(pickle.dumps(augment))(image, None, 7)[0])  # as a loader process has it
     assert len({augment(image, None, seed)[0].sum().item() for seed in range(10)}) > 5
     assert one.shape == (32, 32, 3)
     assert one.dtype == torch.uint8
+
+
+def ks_distance(one, two):
+    """Kolmogorov-Smirnov; two samples of n from one distribution exceed 1.95 sqrt(2 / n) once in a thousand."""
+    grid = np.unique(np.concatenate([one, two]))
+    shares = [np.searchsorted(np.sort(values), grid, "right") / len(values) for values in (one, two)]
+    return np.abs(shares[0] - shares[1]).max()
+
+
+def posterize(image, bits):
+    """Of Pillow, as it was when the recipe was published: 0 bits are allowed."""
+    return image.point([value & 0xFF << 8 - bits & 0xFF for value in range(256)] * len(image.getbands()))
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """timm's training transform as Microsoft's data/build.py asks for it: view, then colours, then bytes."""
+    monkeypatch.setattr(ImageOps, "posterize", posterize)
+    options = {"color_jitter": 0.4, "auto_augment": PUBLISHED, "interpolation": "bicubic", "use_prefetcher": True}
+    return create_transform(48, is_training=True, separate=True, **options)
+
+
+def test_randaugment_is_timms_bit_for_bit(published):
+    """With the same draws, the operation that keeps no bit among them."""
+    _, colours, _ = published
+    augment, black = RandomCrop((48, 48), interpolation="bicubic", randaug=PUBLISHED), 0
+    assert [type(step).__name__ for step in colours.transforms] == ["RandAugment"]  # no colour jitter beside it
+    for seed in SEEDS[:3000].tolist():
+        crop = torch.from_numpy(make_pixels(seed % 7, 48, 48))
+        random.seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)
+        expected = np.asarray(colours(Image.fromarray(crop.numpy())))
+        found = augment._colour(crop, seed).numpy()
+        assert np.array_equal(found, expected), seed
+        black += not found.any()
+    assert 0 < black < 30
+
+
+def test_views_of_classification_have_the_statistics_of_timms_transform(published):
+    """Crop, flip and colours together; ours draw otherwise, so distributions are compared, 1000 views each."""
+    view, colours, to_bytes = published
+    image = make_pixels(0, 60, 80)
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    theirs = torch.stack([to_bytes(colours(view(Image.fromarray(image)))) for _ in range(1000)])
+    augment = RandomCrop((48, 48), SCALE, interpolation="bicubic", randaug=PUBLISHED, flip=True)
+    ours = torch.stack([augment(image, None, seed)[0].permute(2, 0, 1) for seed in SEEDS[:1000].tolist()])
+    plain = RandomCrop((48, 48), SCALE, interpolation="bicubic", flip=True)
+    unlike = torch.stack([plain(image, None, seed)[0].permute(2, 0, 1) for seed in SEEDS[:1000].tolist()])
+
+    def measures(pixels_BCHW):
+        values = pixels_BCHW.double()
+        filled = (pixels_BCHW == torch.tensor([124, 116, 104], dtype=torch.uint8)[:, None, None]).all(1)
+        edges = values.diff(dim=3).abs().mean((1, 2, 3)), values.diff(dim=2).abs().mean((1, 2, 3))
+        tilt = values[..., :24].mean((1, 2, 3)) - values[..., 24:].mean((1, 2, 3))
+        means, stds = values.mean((2, 3)).T, values.std((2, 3)).T
+        return {
+            "mean": means,
+            "std": stds,
+            "edges": edges,
+            "tilt": [tilt],
+            "filled": [filled.double().mean((1, 2))],
+            "extremes": values.flatten(1).quantile(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64), dim=1),
+        }
+
+    limit, other = 1.95 * (2 / 1000) ** 0.5, measures(unlike)
+    for name, found in measures(ours).items():
+        for one, two in zip(found, measures(theirs)[name], strict=True):
+            assert ks_distance(one.numpy(), two.numpy()) < limit, name
+    # the measure tells: without RandAugment they differ by far
+    assert ks_distance(other["filled"][0].numpy(), measures(theirs)["filled"][0].numpy()) > 2 * limit
+
+
+def test_randaugment_of_one_channel_keeps_it():
+    augment = RandomCrop((32, 32), SCALE, randaug=PUBLISHED)
+    views = [augment(make_pixels(0, 60, 80)[:, :, :1], None, seed)[0] for seed in SEEDS[:300].tolist()]
+    assert {tuple(view.shape) for view in views} == {(32, 32, 1)}
+    assert {view.dtype for view in views} == {torch.uint8}
+    assert sum((view == 114).float().mean().item() > 0.1 for view in views) > 10  # the mean of ImageNet, uncovered
+    assert len({view.sum().item() for view in views}) > 250
+
+
+@pytest.mark.parametrize("crop_ratio", [1.0, 0.75])
+@pytest.mark.parametrize("shape", [(304, 200), (104, 264), (96, 96)])
+def test_squash_has_the_pixels_of_timms_evaluation(shape, crop_ratio):
+    """`TEST.CROP False` of the published 384-px configurations: the whole picture, bent into a square."""
+    image = make_pixels(3, *shape)
+    how = {"crop_pct": crop_ratio, "crop_mode": "squash", "interpolation": "bicubic", "use_prefetcher": True}
+    theirs = create_transform(96, is_training=False, **how)(Image.fromarray(image))
+    ours, _ = CenterCrop((96, 96), crop_ratio, "squash")(image, None, 0)
+    error = (ours.permute(2, 0, 1).double() - theirs.double())[:, 4:-4, 4:-4] ** 2
+    assert 10 * np.log10(255**2 / max(error.mean().item(), 1e-9)) >= 50
+
+
+def test_squash_moves_targets_with_the_picture():
+    mask = np.arange(60 * 80, dtype=np.uint8).reshape(60, 80)
+    _, seen = CenterCrop((30, 30), 1.0, "squash")(
+        make_pixels(0, 60, 80), boxes_of([(0, 0, 80, 60), (40, 30, 40, 30)]), 0
+    )
+    assert seen["boxes"].tolist() == [[0, 0, 30, 30], [15, 15, 30, 30]]
+    _, seen = CenterCrop((60, 80), 1.0, "squash")(make_pixels(0, 60, 80), mask, 0)
+    assert np.array_equal(seen.numpy(), mask)
 
 
 def test_normalise_is_the_formula():
@@ -133,9 +247,7 @@ def test_crop_boxes_are_distributed_as_torchvisions(size, scale, ratio):
         return h, w, h * w, w / h, top, left, top / room[0], left / room[1]
 
     for one, two in zip(views(ours), views(theirs), strict=True):
-        grid = np.unique(np.concatenate([one, two]))
-        shares = [np.searchsorted(np.sort(values), grid, "right") / len(values) for values in (one, two)]
-        assert np.abs(shares[0] - shares[1]).max() < 0.062
+        assert ks_distance(one, two) < 0.062
 
 
 @pytest.mark.parametrize(
@@ -149,8 +261,6 @@ def test_crop_boxes_are_distributed_as_torchvisions(size, scale, ratio):
 )
 def test_center_crop_has_the_pixels_of_pillow(shape, resolution, crop_ratio):
     """Pillow takes the box out of the whole image, so at its border it sees what lies outside; not compared there."""
-    from PIL import Image
-
     image = make_pixels(3, *shape)
     factor = max(resolution[0] / crop_ratio / shape[0], resolution[1] / crop_ratio / shape[1])
     h, w = (min(side, round(wanted / factor)) for side, wanted in zip(shape, resolution, strict=True))
@@ -191,7 +301,7 @@ def test_the_flip_of_a_view_is_that_of_the_device_bit_for_bit(bits):
     still, moved = (
         torch.stack(
             [
-                RandomCrop((16, 16), num_ops=0 if bits == 16 else 2, flip=flip)(i, None, s)[0]
+                RandomCrop((16, 16), SCALE, randaug=None if bits == 16 else PUBLISHED, flip=flip)(i, None, s)[0]
                 for i, s in zip(images, seeds, strict=True)
             ]
         )
@@ -269,7 +379,7 @@ def test_the_evaluation_view_moves_targets_as_torchvisions_centre_crop():
 def test_what_counts_for_the_whole_image_stays_and_images_without_objects_too():
     image = make_pixels(0, 60, 80)
     for target in (np.array([True, False]), np.array([0.5, -3.0], np.float32)):
-        for view in (RandomCrop((16, 16), num_ops=2, flip=True), CenterCrop((16, 16), 1.0)):
+        for view in (RandomCrop((16, 16), randaug=PUBLISHED, flip=True), CenterCrop((16, 16), 1.0)):
             assert view(image, target, 1)[1].tolist() == target.tolist()
     _, seen = RandomCrop((16, 16), flip=True)(image, boxes_of([]), 1)
     assert [tuple(value.shape) for value in seen.values()] == [(0, 4), (0,), (0,), (0, 16, 16)]

@@ -8,7 +8,7 @@ from torch import nn
 import swinmim
 from swinmim.errors import ConfigError
 from swinmim.optim.build import OptimConfig, build_optimizer
-from swinmim.optim.schedules import ScheduleConfig, lr_factor, peak_lr
+from swinmim.optim.schedules import ScheduleConfig, lr_factor, misfits, peak_lr, warmup_steps
 
 
 def timm_rates(scheduler, optimizer, steps):
@@ -135,16 +135,68 @@ def test_end_of_cosine_is_the_floor():
 
 
 def test_wrong_settings_are_named():
-    with pytest.raises(ValueError, match="exactly one of warmup_epochs and warmup_steps"):
+    with pytest.raises(ValueError, match="at most one of warmup_epochs and warmup_steps"):
         ScheduleConfig(kind="cosine", warmup_epochs=1, warmup_steps=1)
     with pytest.raises(ValueError, match=r"milestones have no effect with kind=cosine"):
         ScheduleConfig(kind="cosine", warmup_epochs=1, milestones=(3,))
-    with pytest.raises(ConfigError, match=r"warm-up \(100 steps\) must be shorter than the run \(50 steps"):
-        lr_factor(ScheduleConfig(kind="cosine", warmup_epochs=10), base_lr=1e-3, total_steps=50, steps_per_epoch=10)
-    with pytest.raises(ConfigError, match=r"milestones .* lie beyond the run of 5 epochs"):
-        lr_factor(
-            ScheduleConfig(kind="multistep", warmup_epochs=1, milestones=(700,)),
-            base_lr=1e-3,
-            total_steps=50,
-            steps_per_epoch=10,
-        )
+    with pytest.raises(ValueError, match=r"milestones have no effect with kind=cosine"):
+        ScheduleConfig(kind="cosine", milestone_shares=(0.5,))
+    with pytest.raises(ValueError, match=r"kind=multistep needs milestones"):
+        ScheduleConfig(kind="multistep")
+    for wrong in ({"warmup_share": 1.0}, {"warmup_share": -0.1}, {"warmup_epochs": -1}, {"warmup_steps": -1}):
+        with pytest.raises(ValueError, match=r"warmup_share lies in \[0, 1\)"):
+            ScheduleConfig(kind="cosine", **wrong)
+    for wrong in ({"milestone_shares": (700,)}, {"milestone_shares": (0.0,)}, {"milestones": (-1,)}):
+        with pytest.raises(ValueError, match=r"milestone_shares lie between 0 and 1, milestones \(epochs\) above 0"):
+            ScheduleConfig(kind="multistep", **wrong)
+    for wrong in ({"warmup_lr": -1e-6}, {"min_lr": -1e-6}, {"gamma": 0.0}, {"gamma": 1.5}):
+        with pytest.raises(ValueError, match=r"warmup_lr and min_lr are not negative, and gamma lies in \(0, 1\]"):
+            ScheduleConfig(kind="cosine", **wrong)
+
+
+def test_shares_are_the_same_place_of_any_run():
+    shares = ScheduleConfig(kind="multistep", warmup_share=0.0125, milestone_shares=(0.875,), warmup_lr=5e-7)
+    typed = ScheduleConfig(kind="multistep", warmup_epochs=10, milestones=(700,), warmup_lr=5e-7)
+    for per_epoch in (1, 3, 613, 625):  # of 800 epochs
+        run = {"base_lr": 1e-4, "total_steps": 800 * per_epoch, "steps_per_epoch": per_epoch}
+        found, expected = lr_factor(shares, **run), lr_factor(typed, **run)
+        for step in (0, 1, 10 * per_epoch - 1, 10 * per_epoch, 700 * per_epoch - 1, 700 * per_epoch, 800 * per_epoch):
+            assert found(step) == expected(step)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "multistep"])
+@pytest.mark.parametrize("total", [1, 2, 3, 7, 80])
+def test_shares_fit_a_run_of_any_length(kind, total):
+    shares = {"milestone_shares": (0.5, 0.875)} if kind == "multistep" else {}
+    config = ScheduleConfig(kind=kind, warmup_share=0.6, **shares)
+    factor = lr_factor(config, base_lr=1e-3, total_steps=total, steps_per_epoch=total)
+    warm = warmup_steps(config, total, total)
+    assert warm == min(round(0.6 * total), total - 1)
+    assert factor(warm) > 0
+    assert all(0 <= factor(step) <= 1 for step in range(total + 1))
+
+
+def test_what_was_typed_goes_before_the_share():
+    assert warmup_steps(ScheduleConfig(kind="cosine", warmup_share=0.1), 1000, 10) == 100
+    assert warmup_steps(ScheduleConfig(kind="cosine", warmup_share=0.1, warmup_epochs=3), 1000, 10) == 30
+    assert warmup_steps(ScheduleConfig(kind="cosine", warmup_share=0.1, warmup_steps=7), 1000, 10) == 7
+    assert warmup_steps(ScheduleConfig(kind="cosine", warmup_share=0.1, warmup_epochs=0), 1000, 10) == 0
+    both = ScheduleConfig(kind="multistep", milestone_shares=(0.5,), milestones=(20,))
+    factor = lr_factor(both, base_lr=1.0, total_steps=1000, steps_per_epoch=10)
+    assert (factor(199), factor(200), factor(500)) == (1.0, 0.1, 0.1)
+
+
+def test_lengths_that_do_not_fit_come_together_with_one_line_that_fits():
+    config = ScheduleConfig(kind="multistep", warmup_share=0.1, warmup_epochs=10, milestones=(3, 700))
+    with pytest.raises(ConfigError) as caught:
+        lr_factor(config, base_lr=1e-3, total_steps=50, steps_per_epoch=10)
+    assert str(caught.value) == (
+        "the warm-up (100 steps) must be shorter than the run and schedule.milestones [3, 700] lie beyond the run of 50"
+        " steps (5 epochs). Train longer (trainer.max_epochs), or add schedule.warmup_epochs=null"
+        " 'schedule.milestones=[]' 'schedule.milestone_shares=[0.9]'."
+    )
+    mended = ScheduleConfig(kind="multistep", warmup_share=0.1, milestone_shares=(0.9,))
+    assert misfits(mended, 50, 10) == []
+    steps = ScheduleConfig(kind="cosine", warmup_steps=50)
+    assert misfits(steps, 50, 10)[0][1] == "schedule.warmup_steps=null"
+    assert misfits(steps, 51, 10) == []
