@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from torch import Tensor
 from swinmim import private
 from swinmim.checkpoint import io
 from swinmim.checkpoint.digest import Entry, HashedFile, digest
-from swinmim.errors import CheckpointError
+from swinmim.errors import CheckpointError, ConfigError
 from swinmim.training.callback_settings import CheckpointConfig
 from swinmim.training.state_io import StateIO
 
@@ -31,7 +32,7 @@ class Checkpoints(Checkpoint):
 
     monitor: its best checkpoint is kept as well. settings: the run's whole configuration, compared on resume. A failed
     save raises CheckpointError on all ranks. The module must have `full_weights()`, `save_encoder_folder(folder,
-    weights)` and `plan`.
+    weights)`, `plan`, and `metrics`, the monitor's among them.
     """
 
     def __init__(
@@ -60,7 +61,18 @@ class Checkpoints(Checkpoint):
         if state_dict["measure"] == f"{self.mode} {self.monitor}":
             self.best_score, self.best_folder = state_dict["best_score"], state_dict["best_folder"]
 
+    @property
+    def best_step(self) -> int | None:
+        """After which the weights were the best."""
+        return None if self.best_folder is None else int(self.best_folder.removeprefix("step_"))
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        logged = [f"val/{name}" for name in pl_module.metrics]  # type: ignore[union-attr]
+        if self.monitor not in logged:
+            raise ConfigError(
+                f"the best checkpoint is the one of {self.mode}imal {self.monitor}, which this run never logs. "
+                f"Name one of {', '.join(logged)}."
+            )
         with _together(trainer):
             if trainer.is_global_zero:
                 io.check_writable(self.root)
@@ -71,6 +83,12 @@ class Checkpoints(Checkpoint):
         here = self.best_folder is not None and (self.root / self.best_folder).is_dir()
         if not trainer.strategy.broadcast(here):
             self.best_score = self.best_folder = None
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        score = float(trainer.callback_metrics[self.monitor])
+        ahead = self.best_score is None or (score < self.best_score if self.mode == "min" else score > self.best_score)
+        if ahead and math.isfinite(score):
+            self.best_score, self.best_folder = score, self._folder(trainer).name
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         every = self.config.every_steps
@@ -85,10 +103,10 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
-        improved = self._improved(trainer)
+        improved = self.best_folder == self._folder(trainer).name
         due, self._due = self._due, False
         if last or improved or due or (trainer.current_epoch + 1) % self.config.every_epochs == 0:
-            self.save(trainer, pl_module, best=improved, wait=False)
+            self.save(trainer, pl_module, wait=False)
 
     @classmethod
     def of(cls, trainer: L.Trainer) -> "Checkpoints":
@@ -109,20 +127,18 @@ class Checkpoints(Checkpoint):
         if self._ending is not None and (failure := self._ending.exception()) is not None:
             log.error("%s", failure)  # the other ranks may be elsewhere, and the exception counts
 
-    def save(self, trainer: L.Trainer, pl_module: L.LightningModule, *, best: bool = False, wait: bool = True) -> None:
+    def save(self, trainer: L.Trainer, pl_module: L.LightningModule, *, wait: bool = True) -> None:
         """Write one checkpoint; all ranks call it, rank 0 writes what is not sharded.
 
-        best: it is the best so far. wait: False returns when all bytes are with the operating system; flush, hash,
-        marker and rename go on in a thread until the next save, or the end, waits for them.
+        wait: False returns when all bytes are with the operating system; flush, hash, marker and rename go on in a
+        thread until the next save, or the end, waits for them.
 
         Raises CheckpointError: on all ranks, when the disk is full or refuses, for this save or the one still going on;
         the older checkpoints are as before.
         """
-        folder = io.step_folder(self.root, trainer.global_step)
+        folder = self._folder(trainer)
         state = io.draft_path(folder) / io.STATE
         self.wait(trainer)
-        if best:
-            self.best_folder = folder.name  # the state says so too
         weights = pl_module.full_weights()  # type: ignore[operator]
         with _together(trainer):
             draft = self._begin(folder, pl_module, weights) if trainer.is_global_zero else None
@@ -180,14 +196,8 @@ class Checkpoints(Checkpoint):
                 kept.append(self.root / best)
             io.prune(self.root, self.config.keep_last, kept, keep_every)
 
-    def _improved(self, trainer: L.Trainer) -> bool:
-        if self.monitor not in trainer.callback_metrics:
-            return False
-        score = float(trainer.callback_metrics[self.monitor])
-        better = self.best_score is None or (score < self.best_score if self.mode == "min" else score > self.best_score)
-        if better:
-            self.best_score = score
-        return better
+    def _folder(self, trainer: L.Trainer) -> Path:
+        return io.step_folder(self.root, trainer.global_step)
 
 
 @contextmanager
