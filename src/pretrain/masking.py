@@ -57,8 +57,8 @@ def visible_mean(images_BCHW: Tensor, mask_BHW: Tensor) -> Tensor:
 def blurred(images_BCHW: Tensor, mask_BHW: Tensor, sigma: float) -> Tensor:
     """Gaussian average of the visible pixels around each pixel, (B, C, H, W): the smoothest guess of what is hidden.
 
-    mask_BHW: True = masked pixels. sigma: width of the Gaussian in pixels. Autocast is left: variances are made of these
-    averages.
+    mask_BHW: True = masked pixels. sigma: width of the Gaussian in pixels. Autocast is left, since variances are made
+    of these averages.
     """
     radius = int(3 * sigma)
     position = torch.arange(-radius, radius + 1, device=images_BCHW.device, dtype=torch.float32)

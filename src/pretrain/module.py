@@ -85,8 +85,8 @@ class PretrainModule(TrainingModule):
             case "local_norm":
                 space = {"target": target_BCHW / 6 + 0.5, "prediction": prediction_BCHW / 6 + 0.5}
                 shown = (
-                    f"target local_norm: pixels by mean and deviation of their {LOCAL_NORM_WINDOW}-px window, grey is 0, "
-                    "range -3 to 3; composite: the prediction by mean and deviation of the visible pixels near it"
+                    f"target local_norm: each pixel by its {LOCAL_NORM_WINDOW}-px window, grey is 0, range -3 to 3\n"
+                    "composite: the prediction by mean and deviation of the visible pixels near it"
                 )
         order = ("input", "masked", *space, "composite")
         return {title: (columns | space)[title].clamp(0, 1) for title in order}, shown

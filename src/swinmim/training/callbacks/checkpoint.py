@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
@@ -27,6 +27,13 @@ Monitor = tuple[str, Literal["min", "max"]]
 """A validation metric, and which of its values is the best."""
 
 
+class Best(NamedTuple):
+    """The best of all validations."""
+
+    step: int
+    score: float
+
+
 class Checkpoints(Checkpoint):
     """Writes `OUTPUT/checkpoints/step_*`, the links `last` and `best` beside them, and `OUTPUT/encoder`.
 
@@ -43,8 +50,7 @@ class Checkpoints(Checkpoint):
         self.config = config
         self.monitor, self.mode = monitor
         self.settings = settings
-        self.best_score: float | None = None
-        self.best_folder: str | None = None
+        self.best: Best | None = None
         self.last_saved_step = -1
         self._due = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -52,19 +58,15 @@ class Checkpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "best_score": self.best_score,
-            "best_folder": self.best_folder,
+            "best_score": self.best and self.best.score,
+            "best_folder": self.best and self._folder(self.best.step).name,
             "measure": f"{self.mode} {self.monitor}",
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict["measure"] == f"{self.mode} {self.monitor}":
-            self.best_score, self.best_folder = state_dict["best_score"], state_dict["best_folder"]
-
-    @property
-    def best_step(self) -> int | None:
-        """After which the weights were the best."""
-        return None if self.best_folder is None else int(self.best_folder.removeprefix("step_"))
+        if state_dict["measure"] == f"{self.mode} {self.monitor}" and state_dict["best_folder"] is not None:
+            step = int(state_dict["best_folder"].removeprefix("step_"))
+            self.best = Best(step, state_dict["best_score"])
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         logged = [f"val/{name}" for name in pl_module.metrics]  # type: ignore[union-attr]
@@ -80,15 +82,15 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.last_saved_step = trainer.global_step  # the first micro-batch of a step is no step
         # a run that went back, or another run's checkpoint: its best one may be gone, or never have been here
-        here = self.best_folder is not None and (self.root / self.best_folder).is_dir()
+        here = self.best is not None and self._folder(self.best.step).is_dir()
         if not trainer.strategy.broadcast(here):
-            self.best_score = self.best_folder = None
+            self.best = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         score = float(trainer.callback_metrics[self.monitor])
-        ahead = self.best_score is None or (score < self.best_score if self.mode == "min" else score > self.best_score)
-        if ahead and math.isfinite(score):
-            self.best_score, self.best_folder = score, self._folder(trainer).name
+        sign = 1 if self.mode == "max" else -1
+        if math.isfinite(score) and (self.best is None or sign * score > sign * self.best.score):
+            self.best = Best(trainer.global_step, score)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         every = self.config.every_steps
@@ -103,7 +105,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
-        improved = self.best_folder == self._folder(trainer).name
+        improved = self.best is not None and self.best.step == trainer.global_step
         due, self._due = self._due, False
         if last or improved or due or (trainer.current_epoch + 1) % self.config.every_epochs == 0:
             self.save(trainer, pl_module, wait=False)
@@ -136,7 +138,7 @@ class Checkpoints(Checkpoint):
         Raises CheckpointError: on all ranks, when the disk is full or refuses, for this save or the one still going on;
         the older checkpoints are as before.
         """
-        folder = self._folder(trainer)
+        folder = self._folder(trainer.global_step)
         state = io.draft_path(folder) / io.STATE
         self.wait(trainer)
         weights = pl_module.full_weights()  # type: ignore[operator]
@@ -159,7 +161,8 @@ class Checkpoints(Checkpoint):
                 keep_every = None
                 if self.config.keep_every_epochs is not None:
                     keep_every = self.config.keep_every_epochs * int(pl_module.plan.steps_per_epoch)  # type: ignore[arg-type,union-attr]
-                self._ending = self._thread.submit(self._end, draft, plugin.file, self.best_folder, keep_every)
+                best = self.best and self._folder(self.best.step)
+                self._ending = self._thread.submit(self._end, draft, plugin.file, best, keep_every)
         self.last_saved_step = trainer.global_step
         if wait:
             self.wait(trainer)
@@ -182,7 +185,7 @@ class Checkpoints(Checkpoint):
         draft.seal(draft.path)
         return draft
 
-    def _end(self, draft: io.Draft, state: HashedFile | None, best: str | None, keep_every: int | None) -> None:
+    def _end(self, draft: io.Draft, state: HashedFile | None, best: Path | None, keep_every: int | None) -> None:
         """What needs neither the model nor the other ranks."""
         with io.explained(self.root, draft.path):
             if state is not None:
@@ -190,14 +193,12 @@ class Checkpoints(Checkpoint):
             draft.commit()
             io.point(self.root / "last", draft.folder)
             io.point(self.output_dir / "encoder", draft.folder / "encoder")
-            kept = []
             if best is not None:
-                io.point(self.root / "best", self.root / best)
-                kept.append(self.root / best)
-            io.prune(self.root, self.config.keep_last, kept, keep_every)
+                io.point(self.root / "best", best)
+            io.prune(self.root, self.config.keep_last, [best] if best else [], keep_every)
 
-    def _folder(self, trainer: L.Trainer) -> Path:
-        return io.step_folder(self.root, trainer.global_step)
+    def _folder(self, step: int) -> Path:
+        return io.step_folder(self.root, step)
 
 
 @contextmanager

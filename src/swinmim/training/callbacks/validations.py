@@ -23,20 +23,20 @@ class Validations(Callback):
         self._untold = True  # until `Checkpoints`, the last of the callbacks, has looked at it too
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        best, plan = Checkpoints.of(trainer), cast(TrainingModule, pl_module).plan
-        if best.best_step is None:
-            return
-        epoch, best_epoch = (step / plan.steps_per_epoch for step in (trainer.global_step, best.best_step))
-        pl_module.log(best.monitor.replace("val/", "best/"), best.best_score)
-        pl_module.log("best/epoch", best_epoch)
+        checkpoints, plan = Checkpoints.of(trainer), cast(TrainingModule, pl_module).plan
+        monitor, step, best = checkpoints.monitor, trainer.global_step, checkpoints.best
+        told = f"{monitor} was never finite"
+        if best is not None:
+            best_epoch = best.step / plan.steps_per_epoch
+            pl_module.log(monitor.replace("val/", "best/"), best.score)
+            pl_module.log("best/epoch", best_epoch)
+            told = f"best {monitor} {best.score:.4f} in epoch {best_epoch:.3g}"
+            if best.step == step:
+                told = f"the best {monitor} so far"
         if self._untold and trainer.is_global_zero:
-            this = (
-                "the best so far" if best.best_step == trainer.global_step else f"the best was epoch {best_epoch:.3g}"
-            )
-            log.info(
-                "validation in epoch %.3g, step %d of %d: %s (%s by %s)",
-                *(epoch, trainer.global_step, plan.total_steps, measured(trainer.callback_metrics), this, best.monitor),
-            )
+            found = measured(trainer.callback_metrics)
+            epoch = step / plan.steps_per_epoch
+            log.info("validation, epoch %.3g, step %d of %d: %s (%s)", epoch, step, plan.total_steps, found, told)
         self._untold = False
 
 
