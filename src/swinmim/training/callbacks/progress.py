@@ -39,8 +39,8 @@ class Progress(Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if self.bar is None or trainer.global_step == self.bar.n:
             return
-        now = time.monotonic()
-        if now - self.shown_at >= self.interval:  # reading the loss waits for the device, so not at every step
+        now, ended = time.monotonic(), trainer.global_step == self.bar.total
+        if now - self.shown_at >= self.interval or ended:  # reading the loss waits for the device, so not at every step
             self.shown_at = now
             loss = trainer.callback_metrics.get("train/loss")
             rate = self.bar.format_dict["rate"]
