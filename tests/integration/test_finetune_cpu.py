@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import wandb
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -75,6 +76,13 @@ def test_best_and_last_are_kept_and_told(tmp_path, run_finetune, encoder_folder,
 
     monkeypatch.setattr(Classify, "metrics", scripted)
     monkeypatch.setenv("WANDB_MODE", "offline")
+    summary = {}
+
+    def finish():
+        summary.update(wandb.run.summary)
+        wandb.finish()
+
+    monkeypatch.setattr("swinmim.training.fit.finish_wandb", finish)
     run, checkpoints = tmp_path / "run", tmp_path / "run" / "checkpoints"
     with caplog.at_level("INFO"):
         metrics = run_finetune(run, f"ckpt={encoder_folder}", *SMALL, "trainer.max_epochs=3", "logger=wandb")
@@ -89,8 +97,6 @@ def test_best_and_last_are_kept_and_told(tmp_path, run_finetune, encoder_folder,
     assert metrics["val/top1"] == pytest.approx(0.4)
     assert (metrics["best/top1"], metrics["best/epoch"]) == (pytest.approx(0.5), 2)
     assert json.loads((run / "metrics.json").read_text()) == metrics
-    (summary,) = run.glob("wandb/offline-run-*/files/wandb-summary.json")
-    summary = json.loads(summary.read_text())
     assert (summary["best/top1"], summary["best/epoch"]) == (pytest.approx(0.5), 2)
     lines = caplog.text.splitlines()
     assert len([line for line in lines if "validation, epoch " in line]) == 3
