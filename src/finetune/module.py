@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from data.loading.batch import Batch
 from data.loading.normalise import normalise
@@ -43,12 +42,6 @@ class TaskModule(TrainingModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.task.update(dict(self.metrics.items()), self.network(self.prepare(batch)), batch)
         self.log_skipped("health/skipped_val_samples", batch["substituted"])
-
-    def on_validation_epoch_end(self) -> None:
-        for name, metric in cast(dict[str, Metric], self.metrics).items():
-            self.log(f"val/{name}", metric.compute())
-            metric.reset()
-        self.log("samples_seen", self.samples_seen)
 
     def prepare(self, batch: Batch) -> Tensor:
         """uint8 (B, H, W, C) -> normalised float32 (B, C, H, W)."""

@@ -18,7 +18,7 @@ from finetune.config import FinetuneConfig
 from finetune.module import TaskModule
 from finetune.task import Subject, TaskModel
 from finetune.tasks.registry import TASKS
-from swinmim.checkpoint.encoder import load_encoder, load_manifest
+from swinmim.checkpoint.encoder import CONFIG_NAME, load_encoder, load_manifest
 from swinmim.config import ModelConfig, config_errors, load
 from swinmim.models.architecture import get_architecture
 from swinmim.models.swinv2 import SwinV2
@@ -100,14 +100,20 @@ class FinetuneParts:
         return ()
 
     def verdict(self, metrics: Mapping[str, float], output_dir: Path) -> str:
-        """How good, where is the result, what comes next."""
-        folder = output_dir / "encoder"
-        lines = [
-            self.task.verdict(metrics),
-            f"model     {folder}",
-            f"next      timm.create_model('local-dir:{folder}', pretrained=True)",
-        ]
-        return "\n".join(filter(None, lines))
+        """How good the last and the best epoch are and where they lie, what comes next."""
+        model, best = output_dir / "encoder", output_dir / "checkpoints" / "best" / "encoder"
+        same = best.resolve() == model.resolve()
+        folders = {"last and best": model} if same else {"last": model, "best": best}
+        lines = [self._told(which, folder) for which, folder in folders.items() if folder.is_dir()]
+        reader = f"timm.create_model('local-dir:{model}', pretrained=True)"
+        if not (model / CONFIG_NAME).is_file():  # timm has no such network
+            reader = f"swinmim.load_encoder('{model}')"
+        return "\n".join([*lines, f"next      {reader}"])
+
+    def _told(self, which: str, folder: Path) -> str:
+        measured = load_manifest(folder).metrics
+        facts = [f"{which.ljust(8)}  epoch {measured['epochs']:.3g}", self.task.verdict(measured), str(folder)]
+        return ", ".join(filter(None, facts))
 
 
 def _targets(part: Part) -> Iterator[Any]:

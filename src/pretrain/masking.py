@@ -57,7 +57,8 @@ def visible_mean(images_BCHW: Tensor, mask_BHW: Tensor) -> Tensor:
 def blurred(images_BCHW: Tensor, mask_BHW: Tensor, sigma: float) -> Tensor:
     """Gaussian average of the visible pixels around each pixel, (B, C, H, W): the smoothest guess of what is hidden.
 
-    mask_BHW: True = masked pixels. sigma: width of the Gaussian in pixels.
+    mask_BHW: True = masked pixels. sigma: width of the Gaussian in pixels. Autocast is left, since variances are made
+    of these averages.
     """
     radius = int(3 * sigma)
     position = torch.arange(-radius, radius + 1, device=images_BCHW.device, dtype=torch.float32)
@@ -65,9 +66,10 @@ def blurred(images_BCHW: Tensor, mask_BHW: Tensor, sigma: float) -> Tensor:
     visible_B1HW = (~mask_BHW).unsqueeze(1).float()
     stacked = torch.cat([images_BCHW.float() * visible_B1HW, visible_B1HW], dim=1)
     planes = stacked.flatten(0, 1).unsqueeze(1)
-    planes = torch.nn.functional.conv2d(planes, kernel.view(1, 1, -1, 1), padding=(radius, 0))
-    planes = torch.nn.functional.conv2d(planes, kernel.view(1, 1, 1, -1), padding=(0, radius))
+    with torch.autocast(images_BCHW.device.type, enabled=False):
+        planes = torch.nn.functional.conv2d(planes, kernel.view(1, 1, -1, 1), padding=(radius, 0))
+        planes = torch.nn.functional.conv2d(planes, kernel.view(1, 1, 1, -1), padding=(0, radius))
     summed = planes.view(stacked.shape)
     colour, weight = summed[:, :-1], summed[:, -1:]
     # far from any visible pixel the weights underflow: the mean visible colour stands in
-    return torch.where(weight > 1e-6, colour / weight.clamp_min(1e-6), visible_mean(images_BCHW, mask_BHW))
+    return torch.where(weight > 1e-6, colour / weight.clamp_min(1e-6), visible_mean(images_BCHW.float(), mask_BHW))

@@ -10,13 +10,23 @@ from torchmetrics import MeanMetric
 
 from data.loading.batch import Batch
 from pretrain.config import PretrainConfig
-from pretrain.masking import blurred, mask_grid, upsample_mask, visible_mean
+from pretrain.masking import mask_grid, upsample_mask
 from pretrain.prepare import Prepare, compiled_prepare_step, prepare_step
-from pretrain.simmim import SimMIM, local_statistics
+from pretrain.simmim import LOCAL_NORM_WINDOW, SimMIM
 from swinmim.checkpoint.task_model import save_task_model
 from swinmim.training.module import Build, Plan, Provenance, TrainingModule
 
-VAL_METRICS = ("recon_loss", "mean_baseline", "blur_baseline")
+BASELINES = {
+    "raw": {
+        "mean_baseline": "painting the mean visible colour",
+        "blur_baseline": "blurring the visible pixels",
+    },
+    "local_norm": {
+        "zero_baseline": "zero (the local mean)",
+        "blur_baseline": "blurring the visible normalised pixels",
+    },
+}
+"""Target -> validation metric of each of `SimMIM.guesses`, and what was done for it."""
 
 
 class PretrainModule(TrainingModule):
@@ -34,7 +44,7 @@ class PretrainModule(TrainingModule):
         super().__init__(model, config, plan, provenance, build)
         self.flip = config.augment.flip
         self.prepare_training: Prepare = compiled_prepare_step() if config.compile else prepare_step
-        self.val_metrics = nn.ModuleDict({name: MeanMetric() for name in VAL_METRICS})
+        self.metrics = nn.ModuleDict({name: MeanMetric() for name in ("recon_loss", *BASELINES[model.target])})
 
     @property
     def model(self) -> SimMIM:
@@ -49,45 +59,37 @@ class PretrainModule(TrainingModule):
         images_BCHW, mask_Bhw, target_BCHW = self.prepare(batch)
         _, prediction_BCHW = self.model(images_BCHW, mask_Bhw, target_BCHW)
         mask_B1HW = upsample_mask(mask_Bhw, self.model.mask_unit).unsqueeze(1)
-        mean_BCHW, blur_BCHW = self.baselines(images_BCHW, mask_B1HW.squeeze(1))
-        for name, guess_BCHW in zip(VAL_METRICS, (prediction_BCHW, mean_BCHW, blur_BCHW), strict=True):
+        guesses = prediction_BCHW, *self.model.guesses(images_BCHW, mask_B1HW.squeeze(1))
+        for metric, guess_BCHW in zip(self.metrics.values(), guesses, strict=True):
             error_BCHW = (target_BCHW - guess_BCHW).abs() * mask_B1HW
             loss_B = error_BCHW.mean(1).sum((1, 2)) / mask_B1HW.sum((1, 2, 3))
-            self.val_metrics[name].update(loss_B, weight=batch["valid"].float())  # type: ignore[operator]
+            metric.update(loss_B, weight=batch["valid"].float())  # type: ignore[operator]
         self.log_skipped("health/skipped_val_samples", batch["substituted"])
 
-    def on_validation_epoch_end(self) -> None:
-        for name in VAL_METRICS:
-            self.log(f"val/{name}", self.val_metrics[name].compute())  # type: ignore[operator]
-            self.val_metrics[name].reset()  # type: ignore[operator]
-        self.log("samples_seen", self.samples_seen)
-
-    def baselines(self, images_BCHW: Tensor, mask_BHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean visible colour and blurred visible pixels as predictions in the target's space.
-
-        With local_norm the first is the local mean itself, zero, and the second borrows the true local statistics.
-        """
-        mean_BCHW = visible_mean(images_BCHW, mask_BHW).expand_as(images_BCHW)
-        blur_BCHW = blurred(images_BCHW, mask_BHW, sigma=self.model.mask_unit / 2)
-        if self.model.target == "raw":
-            return mean_BCHW, blur_BCHW
-        local_mean, local_std = local_statistics(images_BCHW)
-        return torch.zeros_like(images_BCHW), (blur_BCHW - local_mean) / local_std
-
-    def reconstruct(self, batch: Batch) -> dict[str, Tensor]:
-        """The columns of the picture, see `Reconstructions`."""
+    def reconstruct(self, batch: Batch) -> tuple[dict[str, Tensor], str]:
+        """Columns and words for `Reconstructions`. Of hidden pixels only the columns input and target know."""
         images_BCHW, mask_Bhw, target_BCHW = self.prepare(batch)
         _, prediction_BCHW = self.model(images_BCHW, mask_Bhw, target_BCHW)
-        prediction_BCHW = self.model.to_pixels(prediction_BCHW, images_BCHW)
         mask_B1HW = upsample_mask(mask_Bhw, self.model.mask_unit).unsqueeze(1)
-        columns = {
-            "input": images_BCHW,
-            "masked": images_BCHW * ~mask_B1HW,  # zero is the mean colour
-            "prediction": prediction_BCHW,
-            "composite": torch.where(mask_B1HW, prediction_BCHW, images_BCHW),
-        }
+        painted_BCHW = self.model.to_pixels(prediction_BCHW, images_BCHW, mask_B1HW.squeeze(1))
         mean_C11, std_C11 = self.mean[:, None, None], self.std[:, None, None]
-        return {title: (images * std_C11 + mean_C11).clamp(0, 1) for title, images in columns.items()}
+        columns = {
+            "input": images_BCHW * std_C11 + mean_C11,
+            "masked": images_BCHW * ~mask_B1HW * std_C11 + mean_C11,  # zero is the mean colour
+            "composite": torch.where(mask_B1HW, painted_BCHW, images_BCHW) * std_C11 + mean_C11,
+        }
+        match self.model.target:
+            case "raw":
+                space = {"prediction": painted_BCHW * std_C11 + mean_C11}
+                shown = "target raw: the pixels themselves"
+            case "local_norm":
+                space = {"target": target_BCHW / 6 + 0.5, "prediction": prediction_BCHW / 6 + 0.5}
+                shown = (
+                    f"target local_norm: each pixel by its {LOCAL_NORM_WINDOW}-px window, grey is 0, range -3 to 3\n"
+                    "composite: the prediction by mean and deviation of the visible pixels near it"
+                )
+        order = ("input", "masked", *space, "composite")
+        return {title: (columns | space)[title].clamp(0, 1) for title in order}, shown
 
     def prepare(
         self, batch: Batch, prepare: Prepare = prepare_step, *, flip: bool = False

@@ -1,5 +1,6 @@
-"""Fixed images under fixed masks, drawn while the model learns: input | masked | prediction | composite."""
+"""Fixed images under fixed masks, drawn while the model learns."""
 
+import textwrap
 from pathlib import Path
 
 import lightning as L
@@ -10,13 +11,14 @@ from torch import Tensor
 
 from swinmim.errors import ConfigError
 from swinmim.training.callback_settings import ReconstructionsConfig
+from swinmim.training.callbacks.validations import measured
 
 
 class Reconstructions(Callback):
     """Writes `OUTPUT/reconstructions/step_*.png` and logs the picture where the logger takes images.
 
     The datamodule's validation batches must be the same at every call. The module must have `reconstruct(batch)`:
-    column title -> images (B, C, H, W) in 0..1, in the order of the columns.
+    column title -> images (B, C, H, W) in 0..1, in the order of the columns, and what they show.
     """
 
     def __init__(self, output_dir: Path, config: ReconstructionsConfig) -> None:
@@ -34,35 +36,41 @@ class Reconstructions(Callback):
         was_training = pl_module.training
         pl_module.eval()
         with torch.inference_mode():
-            columns = pl_module.reconstruct(batch)  # type: ignore[operator]
+            columns, shown = pl_module.reconstruct(batch)  # type: ignore[operator]
         pl_module.train(was_training)
         if not trainer.is_global_zero:
             return  # but its part of the weights was needed
-        picture = draw_columns(columns, bands=self.config.bands)
+        caption = f"{shown}\nstep {trainer.global_step}: {measured(trainer.callback_metrics)}"
+        picture = draw_columns(columns, caption, bands=self.config.bands)
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step_{trainer.global_step:08d}.png"
         picture.save(path)
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
-                logger.log_image(
-                    "val/reconstructions", [picture], step=trainer.global_step, caption=[" | ".join(columns)]
-                )
+                logger.log_image("val/reconstructions", [picture], step=trainer.global_step, caption=[caption])
 
 
-def draw_columns(columns: dict[str, Tensor], bands: tuple[int, int, int] | None = None) -> Image.Image:
-    """One row per image, one titled column per entry of title -> (B, C, H, W) in 0..1.
+def draw_columns(
+    columns: dict[str, Tensor], caption: str = "", bands: tuple[int, int, int] | None = None
+) -> Image.Image:
+    """The caption over one row per image, one titled column per entry of title -> (B, C, H, W) in 0..1.
 
     Images under 96 px are enlarged by whole pixels up to about that side. bands: see `to_rgb`.
     """
     tensors = [to_rgb(images, bands) for images in columns.values()]
     rows, _, height, width = tensors[0].shape
     scale = max(1, round(96 / max(height, width)))
-    gap, header = 4, 16
+    gap, line = 4, 16
     step_x, step_y = width * scale + gap, height * scale + gap
-    picture = Image.new("RGB", (len(tensors) * step_x + gap, rows * step_y + gap + header), "white")
+    full_width = len(tensors) * step_x + gap
+    text = [part for row in caption.splitlines() for part in textwrap.wrap(row, (full_width - 2 * gap) // 6)]
+    header = line * (len(text) + 1)
+    picture = Image.new("RGB", (full_width, rows * step_y + gap + header), "white")
     draw = ImageDraw.Draw(picture)
+    for number, part in enumerate(text):
+        draw.text((gap, number * line + 2), part, fill="black")
     for column, (title, images) in enumerate(zip(columns, tensors, strict=True)):
-        draw.text((gap + column * step_x, 2), title, fill="black")
+        draw.text((gap + column * step_x, header - line + 2), title, fill="black")
         for row in range(rows):
             pixels = (images[row].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
             tile = Image.fromarray(pixels).resize((width * scale, height * scale), Image.Resampling.NEAREST)

@@ -15,7 +15,7 @@ from data.open import loader_settings, open_data, pretrain_data
 from data.order.epoch import accumulation
 from pretrain.config import PretrainConfig
 from pretrain.masking import mask_grid, num_masked
-from pretrain.module import PretrainModule
+from pretrain.module import BASELINES, PretrainModule
 from pretrain.reconstructions import Reconstructions
 from pretrain.simmim import SimMIM
 from swinmim.checkpoint.encoder import load_encoder
@@ -94,10 +94,12 @@ class PretrainParts:
         """Is it learning, where is the result, what comes next."""
         lines = []
         if "val/recon_loss" in metrics:
-            lines.append(
-                f"held-out masked L1 {metrics['val/recon_loss']:.4f}; painting the mean colour gives "
-                f"{metrics['val/mean_baseline']:.4f}, blurring the visible pixels {metrics['val/blur_baseline']:.4f}"
-            )
+            loss = metrics["val/recon_loss"]
+            guesses = {words: metrics[f"val/{name}"] for name, words in BASELINES[self.config.mim.target].items()}
+            fair = min(guesses.values())
+            judged = f"{1 - loss / fair:.1%} below" if loss < fair else "not below"
+            told = ", ".join(f"{words} gives {value:.4f}" for words, value in guesses.items())
+            lines.append(f"held-out masked L1 {loss:.4f}, {judged} the better guess without a network: {told}")
         if (pictures := output_dir / "reconstructions").is_dir():  # streams hold nothing out to draw
             lines.append(f"pictures  {pictures}")
         lines.append(f"encoder   {output_dir / 'encoder'}")

@@ -3,13 +3,14 @@
 Shapes: B batch, C image channels, H W pixels, h w mask units or token grid, D encoder width. Mask: True = masked.
 """
 
+import math
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.masking import mask_grid, random_mask, upsample_mask
+from pretrain.masking import blurred, mask_grid, random_mask, upsample_mask, visible_mean
 from swinmim.models.errors import ModelError
 from swinmim.models.swinv2 import SwinV2
 
@@ -92,14 +93,29 @@ class SimMIM(nn.Module):
         error_BCHW = (target_BCHW - prediction_BCHW.float()).abs() * mask_B1HW
         return error_BCHW.sum() / (mask_B1HW.sum() + 1e-5) / target_BCHW.shape[1]
 
-    def to_pixels(self, prediction_BCHW: Tensor, images_BCHW: Tensor) -> Tensor:
-        """Prediction back in the space of the images. "local_norm" borrows the true local mean and deviation."""
+    def to_pixels(self, prediction_BCHW: Tensor, images_BCHW: Tensor, mask_BHW: Tensor) -> Tensor:
+        """Prediction back in the space of the images, by what the visible pixels (mask False) tell of them alone."""
         match self.target:
             case "raw":
                 return prediction_BCHW
             case "local_norm":
-                mean, std = local_statistics(images_BCHW)
+                mean, std = visible_statistics(images_BCHW, mask_BHW)
                 return prediction_BCHW * std + mean
+
+    def guesses(self, images_BCHW: Tensor, mask_BHW: Tensor) -> tuple[Tensor, Tensor]:
+        """What can be said of the target without a network, from the visible pixels (mask False) alone.
+
+        Returns:
+            A constant (the mean visible colour; with "local_norm" zero, which is the local mean that it subtracts), and
+            the blurred visible pixels in the space of the target.
+        """
+        visible_BCHW = images_BCHW.float()
+        if self.target == "local_norm":
+            mean, std = visible_statistics(images_BCHW, mask_BHW)
+            visible_BCHW, constant_BCHW = (visible_BCHW - mean) / std, torch.zeros_like(mean)
+        else:
+            constant_BCHW = visible_mean(visible_BCHW, mask_BHW).expand_as(visible_BCHW)
+        return constant_BCHW, blurred(visible_BCHW, mask_BHW, sigma=self.mask_unit / 2)
 
     def draw_mask(self, seed_B: Tensor) -> Tensor:
         """Random masks for the encoder's resolution from per-sample seeds, bool (B, H / mask_unit, W / mask_unit)."""
@@ -134,6 +150,14 @@ def local_statistics(images_BCHW: Tensor, window: int = LOCAL_NORM_WINDOW) -> tu
         )
         variance = (square_mean - mean**2) * (count_HW / (count_HW - 1))
         return mean, (variance.clamp_min(0.0) + 1e-6).sqrt()
+
+
+def visible_statistics(images_BCHW: Tensor, mask_BHW: Tensor, window: int = LOCAL_NORM_WINDOW) -> tuple[Tensor, Tensor]:
+    """`local_statistics` as far as the visible pixels (mask False) tell them, by a Gaussian as wide as the window."""
+    images_BCHW = images_BCHW.float()
+    moments = blurred(torch.cat([images_BCHW, images_BCHW**2], dim=1), mask_BHW, sigma=window / math.sqrt(12))
+    mean, square_mean = moments.chunk(2, dim=1)
+    return mean, ((square_mean - mean**2).clamp_min(0.0) + 1e-6).sqrt()
 
 
 def _box_mean(images_BCHW: Tensor, window: int) -> Tensor:

@@ -32,6 +32,7 @@ NOT_FOR_USERS = (
     r".*does not have many workers",  # data.num_workers is the user's choice
     r".*smaller than the logging interval",
     r".*`IterableDataset` has `__len__` defined",  # streams divide themselves among loader processes
+    r".*It is recommended to use `self\.log\(",  # every rank has the same number already
     r".*Total length of `list` across ranks is zero",  # streams hold nothing out
 )
 """Warnings of libraries that a user of the two commands can do nothing about."""

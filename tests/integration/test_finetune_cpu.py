@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import wandb
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -15,6 +16,8 @@ import swinmim
 from data.sources.find import find_source
 from data.write.writer import WriteOptions, write_shards
 from finetune.module import TaskModule
+from finetune.tasks.classify import Classify
+from swinmim.checkpoint.encoder import load_manifest
 from swinmim.checkpoint.io import find
 from swinmim.checkpoint.task_model import load_head
 from swinmim.errors import CheckpointError, ConfigError, DataError, DivergedError
@@ -62,14 +65,66 @@ def test_fine_tuning_grows_the_window_learns_and_leaves_a_timm_model(tmp_path, r
         assert torch.allclose(model(images), head(encoder.pool(images)), atol=1e-5)
 
 
-def test_best_and_last_are_kept(tmp_path, run_finetune, encoder_folder):
-    run_finetune(tmp_path / "run", f"ckpt={encoder_folder}", *SMALL, "trainer.max_epochs=3")
-    checkpoints = tmp_path / "run" / "checkpoints"
+def test_best_and_last_are_kept_and_told(tmp_path, run_finetune, encoder_folder, monkeypatch, caplog):
+    scores = iter((0.2, 0.5, 0.4))
+    original = Classify.metrics
+
+    def scripted(task):
+        metrics = original(task)
+        metrics["top1"].compute = lambda: torch.tensor(next(scores))
+        return metrics
+
+    monkeypatch.setattr(Classify, "metrics", scripted)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    summary = {}
+
+    def finish():
+        summary.update(wandb.run.summary)
+        wandb.finish()
+
+    monkeypatch.setattr("swinmim.training.fit.finish_wandb", finish)
+    run, checkpoints = tmp_path / "run", tmp_path / "run" / "checkpoints"
+    with caplog.at_level("INFO"):
+        metrics = run_finetune(run, f"ckpt={encoder_folder}", *SMALL, "trainer.max_epochs=3", "logger=wandb")
     assert (checkpoints / "last").resolve().name == "step_00000006"
-    best = json.loads((checkpoints / "best" / "encoder" / "manifest.json").read_text())
-    last = json.loads((checkpoints / "last" / "encoder" / "manifest.json").read_text())
-    assert best["metrics"]["val/top1"] >= last["metrics"]["val/top1"]
-    assert len(list(checkpoints.glob("step_*"))) <= 2
+    assert (checkpoints / "best").resolve().name == "step_00000004"
+    assert (run / "encoder").resolve() == (checkpoints / "last" / "encoder").resolve()
+    assert len(list(checkpoints.glob("step_*"))) == 2
+    for which, epoch, top1 in (("best", 2, 0.5), ("last", 3, 0.4)):
+        measured = load_manifest(checkpoints / which).metrics
+        assert (measured["epochs"], measured["val/top1"]) == (epoch, pytest.approx(top1))
+        assert not any(name.startswith("best/") for name in measured)
+    assert metrics["val/top1"] == pytest.approx(0.4)
+    assert (metrics["best/top1"], metrics["best/epoch"]) == (pytest.approx(0.5), 2)
+    assert json.loads((run / "metrics.json").read_text()) == metrics
+    assert (summary["best/top1"], summary["best/epoch"]) == (pytest.approx(0.5), 2)
+    lines = caplog.text.splitlines()
+    assert len([line for line in lines if "validation, epoch " in line]) == 3
+    verdict = caplog.records[-1].getMessage().splitlines()
+    assert verdict == [
+        f"last      epoch 3, validation top-1 40.00 %, {run / 'encoder'}",
+        f"best      epoch 2, validation top-1 50.00 %, {checkpoints / 'best' / 'encoder'}",
+        f"next      timm.create_model('local-dir:{run / 'encoder'}', pretrained=True)",
+    ]
+
+
+def test_weights_that_no_validation_saw_do_not_claim_its_metrics(tmp_path, run_finetune, encoder_folder):
+    options = (*SMALL, "trainer.max_epochs=3", "trainer.val_every_epochs=2", "callbacks.checkpoint.keep_last=9")
+    run_finetune(tmp_path / "run", f"ckpt={encoder_folder}", *options, "callbacks.checkpoint.every_steps=1")
+    steps = {int(folder.name[5:]): load_manifest(folder).metrics for folder in (tmp_path / "run").glob("*/step_*")}
+    assert {step for step, measured in steps.items() if "val/top1" in measured} == {4, 6}
+    assert {step: measured["epochs"] for step, measured in steps.items()} == {step: step / 2 for step in range(1, 7)}
+
+
+def test_a_monitor_that_the_task_does_not_measure_stops_the_run_before_a_step(
+    tmp_path, run_finetune, encoder_folder, monkeypatch
+):
+    monkeypatch.setattr(Classify, "monitor", ("val/accuracy", "max"))
+    with pytest.raises(
+        ConfigError, match=r"maximal val/accuracy, which this run never logs.*val/top1, val/top5, val/los"
+    ):
+        run_finetune(tmp_path / "run", f"ckpt={encoder_folder}", *SMALL)
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_full_recipe_with_mixing_and_resume_is_exact(tmp_path, run_finetune, encoder_folder):

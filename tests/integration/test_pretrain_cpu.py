@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import yaml
 from PIL import Image
-from runs import CPU
+from runs import CPU, column
 from safetensors.torch import load_file
 
 import swinmim
@@ -50,6 +51,23 @@ def test_loss_falls_on_real_images_and_the_run_leaves_what_it_promises(tmp_path,
     assert manifest["pretrained_windows"] == [[4, 4], [4, 4]]
     assert manifest["metrics"]["val/recon_loss"] == pytest.approx(metrics["val/recon_loss"])
     assert swinmim.load_encoder(tmp_path / "run", resolution=64).stages[0].window == (8, 8)
+
+
+def test_a_short_run_has_whole_curves_and_says_what_it_derived(tmp_path, run_pretrain, caplog):
+    options = ("trainer.max_epochs=30", "trainer.val_every_epochs=30", "trainer.log_every_steps=50")
+    with caplog.at_level("INFO"):
+        run_pretrain(tmp_path / "run", *options, "callbacks.checkpoint.every_epochs=30", "batch_size=16")
+    for name in ("train/loss", "perf/images_per_s", "perf/data_wait_ratio"):
+        values = column(tmp_path / "run", name)
+        assert 50 <= len(values) <= 100, name  # of 120 steps in epochs of four
+    assert all(0 < ratio < 1 for ratio in values)
+    printed = [line.split() for line in caplog.records[0].getMessage().splitlines()]
+    logged = yaml.safe_load((tmp_path / "run" / "metrics" / "version_0" / "hparams.yaml").read_text())
+    names = {"peak_lr", "total_steps", "windows", "masked_units", "accumulation", "precision", "log_every_steps"}
+    assert {f"derived/{name}" for name in names} <= logged.keys()
+    assert {f"derived/{row[0]}" for row in printed} == logged.keys() | {"derived/start", "derived/output"}
+    assert logged["derived/masked_units"] == "39 of 64"
+    assert (logged["derived/accumulation"], logged["derived/log_every_steps"]) == (2, 2)
 
 
 def test_five_bands_of_sixteen_bits_from_tiff_to_picture(tmp_path, run_pretrain):

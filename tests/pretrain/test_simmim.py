@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import swinmim
-from pretrain.simmim import SimMIM, local_statistics, make_target
+from pretrain.masking import blurred, upsample_mask
+from pretrain.simmim import LOCAL_NORM_WINDOW, SimMIM, local_statistics, make_target, visible_statistics
 
 
 def make(target="raw", resolution=64, in_chans=3, mask_unit=32, **kwargs):
@@ -100,10 +101,67 @@ def test_local_statistics_leave_autocast_and_survive_flat_images():
     assert torch.isfinite(flat_std).all()
 
 
-def test_to_pixels_inverts_the_target():
-    model = make("local_norm")
-    images = torch.randn(2, 3, 64, 64)
-    assert torch.allclose(model.to_pixels(make_target(images, "local_norm"), images), images, atol=1e-4)
+def test_visible_statistics_equal_a_slow_average():
+    torch.manual_seed(0)
+    images, mask = 3 + torch.randn(1, 2, 12, 20), torch.rand(1, 12, 20) < 0.5
+    window = 13
+    mean, std = visible_statistics(images, mask, window)
+    y, x = torch.meshgrid(torch.arange(12), torch.arange(20), indexing="ij")
+    for row, column in ((0, 0), (5, 9), (11, 19), (3, 17)):
+        near = ~mask[0] & ((y - row).abs() <= 11) & ((x - column).abs() <= 11)  # three deviations
+        weight = near * torch.exp(-((y - row) ** 2 + (x - column) ** 2) / (2 * window**2 / 12))
+        first, second = ((images[0] ** power * weight).sum((1, 2)) / weight.sum() for power in (1, 2))
+        assert torch.allclose(mean[0, :, row, column], first, atol=1e-4)
+        assert torch.allclose(std[0, :, row, column], (second - first**2 + 1e-6).sqrt(), atol=1e-4)
+
+
+def test_visible_statistics_leave_autocast_and_survive_flat_images():
+    images = 2 + 1e-2 * torch.randn(1, 3, 64, 64)
+    mask = torch.rand(1, 64, 64) < 0.6
+    expected = visible_statistics(images, mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = visible_statistics(images, mask)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+    assert ((expected[1] > 5e-3) & (expected[1] < 2e-2)).all()
+    _, flat = visible_statistics(torch.full((1, 1, 64, 64), 3.0), mask)
+    assert torch.isfinite(flat).all()
+
+
+@pytest.mark.parametrize("target", ["raw", "local_norm"])
+def test_pixels_and_guesses_do_not_depend_on_what_is_hidden(target):
+    model = make(target)
+    images, prediction = torch.randn(2, 3, 64, 64), torch.randn(2, 3, 64, 64)
+    mask = upsample_mask(model.draw_mask(torch.arange(2)), 32)
+    other = torch.where(mask.unsqueeze(1), 5 + 9 * torch.randn_like(images), images)
+    assert torch.equal(model.to_pixels(prediction, images, mask), model.to_pixels(prediction, other, mask))
+    for first, second in zip(model.guesses(images, mask), model.guesses(other, mask), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_a_perfect_prediction_is_the_image_where_visible_pixels_are_like_the_hidden_ones():
+    torch.manual_seed(0)
+    model = make("local_norm", 192)
+    images = torch.tensor([0.5, -1.0, 3.0]).view(1, 3, 1, 1) + 0.2 * torch.randn(1, 3, 192, 192)
+    mask = upsample_mask(model.draw_mask(torch.tensor([0])), 32)
+    found = model.to_pixels(make_target(images, "local_norm"), images, mask)
+    assert (found - images).abs().mean() < 0.1 * 0.2
+    raw = make("raw", 192)
+    assert torch.equal(raw.to_pixels(images, images, mask), images)
+
+
+def test_guesses_are_in_the_space_of_the_target():
+    torch.manual_seed(0)
+    images = 2 + torch.randn(1, 3, 192, 192)
+    model = make("local_norm", 192)
+    mask = upsample_mask(model.draw_mask(torch.tensor([0])), 32)
+    zero, blur = model.guesses(images, mask)
+    assert (zero == 0).all()
+    mean, std = visible_statistics(images, mask, LOCAL_NORM_WINDOW)
+    assert torch.equal(blur, blurred((images - mean) / std, mask, sigma=16))
+    colour, blur = make("raw", 192).guesses(images, mask)
+    assert torch.allclose(colour[0, :, 0, 0], images[0][:, ~mask[0]].mean(1), atol=1e-5)
+    assert torch.equal(blur, blurred(images, mask, sigma=16))
 
 
 def test_gradients_at_initialisation_are_those_of_the_paper():

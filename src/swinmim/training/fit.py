@@ -20,6 +20,7 @@ from swinmim.training.callbacks.last_validation import LastValidation
 from swinmim.training.callbacks.progress import Progress
 from swinmim.training.callbacks.randomness import StepRandomness
 from swinmim.training.callbacks.throughput import Throughput
+from swinmim.training.callbacks.validations import Validations
 from swinmim.training.drift import check_drift
 from swinmim.training.faults.emergency import Emergency
 from swinmim.training.faults.heartbeat import Heartbeat
@@ -31,6 +32,9 @@ from swinmim.training.trainer import build_loggers, build_trainer, resolve_preci
 from swinmim.training.wandb import finish_wandb
 
 log = logging.getLogger(__name__)
+
+CURVE_POINTS = 50
+"""At least so many points of each curve, where the run has as many steps."""
 
 
 def make_plan(config: RunConfig, *, accumulation: int, num_samples: int) -> Plan:
@@ -118,12 +122,15 @@ def train(
         ConfigError: a resumed run has other settings.
     """
     state = starting_state(config, output_dir)
+    log_every = min(config.trainer.log_every_steps, max(1, module.plan.total_steps // CURVE_POINTS))
+    derived = {**derived, "log_every_steps": log_every}
     signals = Signals()
     settings = dataclasses.asdict(config)
     origin = {"label": command, "config": settings, "precision": resolve_precision(config.trainer), **module.describe()}
     trainer = build_trainer(
         config,
         accumulation=module.plan.accumulation,
+        log_every=log_every,
         callbacks=[
             StepRandomness(config.seed),
             Throughput(config.global_batch_size),
@@ -133,6 +140,7 @@ def train(
             Stability(output_dir, config.callbacks.stability, seed=config.seed, origin=origin),
             signals,
             LastValidation(),
+            Validations(),
             *([Compilation()] if config.compile else []),
             *callbacks,
         ],
@@ -143,9 +151,8 @@ def train(
         log.info(
             "%s", pairs({**derived, "start": f"checkpoint {state.parent}" if state else "step 0", "output": output_dir})
         )
-        numbers = {f"derived/{name}": value for name, value in derived.items() if isinstance(value, int | float)}
         for logger in trainer.loggers:
-            logger.log_hyperparams(numbers)
+            logger.log_hyperparams({f"derived/{name}": value for name, value in derived.items()})
     try:
         with signals:
             trainer.fit(module, datamodule=datamodule, ckpt_path=state, weights_only=True)

@@ -10,6 +10,7 @@ from typing import Any, cast
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from swinmim.config import schema
 from swinmim.models.swinv2 import SwinV2
@@ -59,6 +60,8 @@ class TrainingModule(L.LightningModule):
 
     rules: tuple[str, ...]
     """No-decay rules that must match (`optim.param_groups.NO_DECAY`)."""
+    metrics: nn.ModuleDict
+    """Of validation, logged as val/NAME; each computes one number."""
     mean: Tensor
     std: Tensor
 
@@ -71,7 +74,7 @@ class TrainingModule(L.LightningModule):
         self.provenance, self.build = provenance, build
         self.guard = FiniteGuard()
         self._losses: list[Tensor] = []  # of the micro-batches of the step under way
-        self._losses_of = -1
+        self._losses_of = self._validated = -1  # at which step
         self.register_buffer("mean", torch.tensor(provenance.mean), persistent=False)
         self.register_buffer("std", torch.tensor(provenance.std), persistent=False)
 
@@ -128,6 +131,13 @@ class TrainingModule(L.LightningModule):
         self.log_skipped("health/skipped_samples", batch["substituted"])
         return poison(loss)
 
+    def on_validation_epoch_end(self) -> None:
+        self._validated = self.global_step
+        for name, metric in cast(dict[str, Metric], self.metrics).items():
+            self.log(f"val/{name}", metric.compute())
+            metric.reset()
+        self.log("samples_seen", self.samples_seen)
+
     @abstractmethod
     def training_loss(self, batch: Any) -> Tensor:
         """Mean loss of a micro-batch on the device, without logging and without a trainer."""
@@ -168,8 +178,9 @@ class TrainingModule(L.LightningModule):
         return float(self.global_step * self.plan.global_batch_size)
 
     def encoder_manifest(self) -> dict[str, Any]:
-        """The manifest's fields with the newest metrics that are finite."""
-        logged = {name: float(value) for name, value in self.trainer.callback_metrics.items() if "/" in name}
+        """The manifest's fields with the metrics of these very weights, if they are finite."""
+        measured = ("train/", "health/", *(["val/"] if self._validated == self.global_step else []))
+        logged = {n: float(value) for n, value in self.trainer.callback_metrics.items() if n.startswith(measured)}
         metrics = {name: value for name, value in logged.items() if math.isfinite(value)}  # JSON knows no others
-        progress = {"epochs": float(self.current_epoch + 1), "samples_seen": self.samples_seen}
+        progress = {"epochs": self.global_step / self.plan.steps_per_epoch, "samples_seen": self.samples_seen}
         return dataclasses.asdict(self.provenance) | {"metrics": metrics | progress}

@@ -97,7 +97,13 @@ def build_loggers(config: LoggerConfig, output_dir: Path, settings: dict[str, An
 
 
 def build_trainer(
-    config: RunConfig, *, accumulation: int, callbacks: Sequence[Callback], loggers: Sequence[Logger], output_dir: Path
+    config: RunConfig,
+    *,
+    accumulation: int,
+    log_every: int,
+    callbacks: Sequence[Callback],
+    loggers: Sequence[Logger],
+    output_dir: Path,
 ) -> L.Trainer:
     """The trainer of a run. Data order, sampler and checkpoints are ours, so Lightning's own are off."""
     for chatty in ("lightning.pytorch", "lightning.fabric"):
@@ -116,7 +122,7 @@ def build_trainer(
         accumulate_grad_batches=accumulation,
         gradient_clip_val=config.optim.clip_grad_norm,
         check_val_every_n_epoch=trainer.val_every_epochs,
-        log_every_n_steps=trainer.log_every_steps,
+        log_every_n_steps=log_every,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_progress_bar=False,

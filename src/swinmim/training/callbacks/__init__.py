@@ -6,4 +6,5 @@ last_validation   the last weights are validated before they are saved
 progress          the bar
 randomness        the seed of every micro-batch
 throughput        images per second, waiting for data, memory
+validations       a line for each, and which was the best
 """

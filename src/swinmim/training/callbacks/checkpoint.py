@@ -2,11 +2,12 @@
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from swinmim import private
 from swinmim.checkpoint import io
 from swinmim.checkpoint.digest import Entry, HashedFile, digest
-from swinmim.errors import CheckpointError
+from swinmim.errors import CheckpointError, ConfigError
 from swinmim.training.callback_settings import CheckpointConfig
 from swinmim.training.state_io import StateIO
 
@@ -26,12 +27,19 @@ Monitor = tuple[str, Literal["min", "max"]]
 """A validation metric, and which of its values is the best."""
 
 
+class Best(NamedTuple):
+    """The best of all validations."""
+
+    step: int
+    score: float
+
+
 class Checkpoints(Checkpoint):
     """Writes `OUTPUT/checkpoints/step_*`, the links `last` and `best` beside them, and `OUTPUT/encoder`.
 
     monitor: its best checkpoint is kept as well. settings: the run's whole configuration, compared on resume. A failed
     save raises CheckpointError on all ranks. The module must have `full_weights()`, `save_encoder_folder(folder,
-    weights)` and `plan`.
+    weights)`, `plan`, and `metrics`, the monitor's among them.
     """
 
     def __init__(
@@ -42,8 +50,7 @@ class Checkpoints(Checkpoint):
         self.config = config
         self.monitor, self.mode = monitor
         self.settings = settings
-        self.best_score: float | None = None
-        self.best_folder: str | None = None
+        self.best: Best | None = None
         self.last_saved_step = -1
         self._due = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -51,16 +58,23 @@ class Checkpoints(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "best_score": self.best_score,
-            "best_folder": self.best_folder,
+            "best_score": self.best and self.best.score,
+            "best_folder": self.best and self._folder(self.best.step).name,
             "measure": f"{self.mode} {self.monitor}",
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict["measure"] == f"{self.mode} {self.monitor}":
-            self.best_score, self.best_folder = state_dict["best_score"], state_dict["best_folder"]
+        if state_dict["measure"] == f"{self.mode} {self.monitor}" and state_dict["best_folder"] is not None:
+            step = int(state_dict["best_folder"].removeprefix("step_"))
+            self.best = Best(step, state_dict["best_score"])
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        logged = [f"val/{name}" for name in pl_module.metrics]  # type: ignore[union-attr]
+        if self.monitor not in logged:
+            raise ConfigError(
+                f"the best checkpoint is the one of {self.mode}imal {self.monitor}, which this run never logs. "
+                f"Name one of {', '.join(logged)}."
+            )
         with _together(trainer):
             if trainer.is_global_zero:
                 io.check_writable(self.root)
@@ -68,9 +82,15 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.last_saved_step = trainer.global_step  # the first micro-batch of a step is no step
         # a run that went back, or another run's checkpoint: its best one may be gone, or never have been here
-        here = self.best_folder is not None and (self.root / self.best_folder).is_dir()
+        here = self.best is not None and self._folder(self.best.step).is_dir()
         if not trainer.strategy.broadcast(here):
-            self.best_score = self.best_folder = None
+            self.best = None
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        score = float(trainer.callback_metrics[self.monitor])
+        sign = 1 if self.mode == "max" else -1
+        if math.isfinite(score) and (self.best is None or sign * score > sign * self.best.score):
+            self.best = Best(trainer.global_step, score)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         every = self.config.every_steps
@@ -85,10 +105,10 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
-        improved = self._improved(trainer)
+        improved = self.best is not None and self.best.step == trainer.global_step
         due, self._due = self._due, False
         if last or improved or due or (trainer.current_epoch + 1) % self.config.every_epochs == 0:
-            self.save(trainer, pl_module, best=improved, wait=False)
+            self.save(trainer, pl_module, wait=False)
 
     @classmethod
     def of(cls, trainer: L.Trainer) -> "Checkpoints":
@@ -109,20 +129,18 @@ class Checkpoints(Checkpoint):
         if self._ending is not None and (failure := self._ending.exception()) is not None:
             log.error("%s", failure)  # the other ranks may be elsewhere, and the exception counts
 
-    def save(self, trainer: L.Trainer, pl_module: L.LightningModule, *, best: bool = False, wait: bool = True) -> None:
+    def save(self, trainer: L.Trainer, pl_module: L.LightningModule, *, wait: bool = True) -> None:
         """Write one checkpoint; all ranks call it, rank 0 writes what is not sharded.
 
-        best: it is the best so far. wait: False returns when all bytes are with the operating system; flush, hash,
-        marker and rename go on in a thread until the next save, or the end, waits for them.
+        wait: False returns when all bytes are with the operating system; flush, hash, marker and rename go on in a
+        thread until the next save, or the end, waits for them.
 
         Raises CheckpointError: on all ranks, when the disk is full or refuses, for this save or the one still going on;
         the older checkpoints are as before.
         """
-        folder = io.step_folder(self.root, trainer.global_step)
+        folder = self._folder(trainer.global_step)
         state = io.draft_path(folder) / io.STATE
         self.wait(trainer)
-        if best:
-            self.best_folder = folder.name  # the state says so too
         weights = pl_module.full_weights()  # type: ignore[operator]
         with _together(trainer):
             draft = self._begin(folder, pl_module, weights) if trainer.is_global_zero else None
@@ -143,7 +161,8 @@ class Checkpoints(Checkpoint):
                 keep_every = None
                 if self.config.keep_every_epochs is not None:
                     keep_every = self.config.keep_every_epochs * int(pl_module.plan.steps_per_epoch)  # type: ignore[arg-type,union-attr]
-                self._ending = self._thread.submit(self._end, draft, plugin.file, self.best_folder, keep_every)
+                best = self.best and self._folder(self.best.step)
+                self._ending = self._thread.submit(self._end, draft, plugin.file, best, keep_every)
         self.last_saved_step = trainer.global_step
         if wait:
             self.wait(trainer)
@@ -166,7 +185,7 @@ class Checkpoints(Checkpoint):
         draft.seal(draft.path)
         return draft
 
-    def _end(self, draft: io.Draft, state: HashedFile | None, best: str | None, keep_every: int | None) -> None:
+    def _end(self, draft: io.Draft, state: HashedFile | None, best: Path | None, keep_every: int | None) -> None:
         """What needs neither the model nor the other ranks."""
         with io.explained(self.root, draft.path):
             if state is not None:
@@ -174,20 +193,12 @@ class Checkpoints(Checkpoint):
             draft.commit()
             io.point(self.root / "last", draft.folder)
             io.point(self.output_dir / "encoder", draft.folder / "encoder")
-            kept = []
             if best is not None:
-                io.point(self.root / "best", self.root / best)
-                kept.append(self.root / best)
-            io.prune(self.root, self.config.keep_last, kept, keep_every)
+                io.point(self.root / "best", best)
+            io.prune(self.root, self.config.keep_last, [best] if best else [], keep_every)
 
-    def _improved(self, trainer: L.Trainer) -> bool:
-        if self.monitor not in trainer.callback_metrics:
-            return False
-        score = float(trainer.callback_metrics[self.monitor])
-        better = self.best_score is None or (score < self.best_score if self.mode == "min" else score > self.best_score)
-        if better:
-            self.best_score = score
-        return better
+    def _folder(self, step: int) -> Path:
+        return io.step_folder(self.root, step)
 
 
 @contextmanager

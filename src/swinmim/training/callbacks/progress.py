@@ -2,11 +2,13 @@
 
 import sys
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 
 class Progress(Callback):
@@ -16,11 +18,13 @@ class Progress(Callback):
         self.label = label
         self.global_batch_size = global_batch_size
         self.bar: tqdm[Any] | None = None
+        self.open = ExitStack()
         self.interval = 0.5 if sys.stderr.isatty() else 10.0
         self.shown_at = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
+            self.open.enter_context(logging_redirect_tqdm())  # lines of the log stand above the bar, not in it
             self.bar = tqdm(
                 total=int(trainer.estimated_stepping_batches),
                 initial=trainer.global_step,
@@ -30,12 +34,13 @@ class Progress(Callback):
                 maxinterval=self.interval,
                 dynamic_ncols=True,
             )
+            self.open.enter_context(self.bar)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if self.bar is None or trainer.global_step == self.bar.n:
             return
-        now = time.monotonic()
-        if now - self.shown_at >= self.interval:  # reading the loss waits for the device, so not at every step
+        now, ended = time.monotonic(), trainer.global_step == self.bar.total
+        if now - self.shown_at >= self.interval or ended:  # reading the loss waits for the device, so not at every step
             self.shown_at = now
             loss = trainer.callback_metrics.get("train/loss")
             rate = self.bar.format_dict["rate"]
@@ -46,8 +51,7 @@ class Progress(Callback):
         self.bar.update(trainer.global_step - self.bar.n)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
+        self.open.close()
+        self.bar = None
 
     on_exception = on_train_end

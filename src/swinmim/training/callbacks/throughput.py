@@ -13,26 +13,27 @@ class Throughput(Callback):
 
     def __init__(self, global_batch_size: int) -> None:
         self.global_batch_size = global_batch_size
-        self._reset(0)
 
     def _reset(self, step: int) -> None:
-        self.window_start = self.batch_ended = time.perf_counter()
         self.window_step = step
-        self.waited = 0.0
+        self.elapsed = self.waited = 0.0
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._reset(trainer.global_step)  # validation and saving between epochs are not training time
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._reset(trainer.global_step)
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self.batch_ended = time.perf_counter()  # validation and saving between epochs are not training time
 
     def on_train_batch_start(self, *_: Any) -> None:
         self.waited += time.perf_counter() - self.batch_ended
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        self.elapsed += time.perf_counter() - self.batch_ended
         steps = trainer.global_step - self.window_step
-        if steps >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
-            elapsed = time.perf_counter() - self.window_start
+        if steps and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             values = {
-                "perf/images_per_s": steps * self.global_batch_size / elapsed,
-                "perf/data_wait_ratio": self.waited / elapsed,
+                "perf/images_per_s": steps * self.global_batch_size / self.elapsed,
+                "perf/data_wait_ratio": self.waited / self.elapsed,
             }
             if pl_module.device.type == "cuda":
                 values["perf/memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.reconstructions import draw_columns, to_rgb
 from swinmim.errors import ConfigError
 from swinmim.optim.build import OptimConfig
 from swinmim.optim.schedules import ScheduleConfig
@@ -29,20 +28,6 @@ def test_a_seed_sets_every_generator():
 
     assert draw() == draw()
     assert step_seed(0, 3, 1) == 2_320_408_515  # a resumed run of another version draws the same
-
-
-def test_picture_has_a_tile_for_each_image_and_column():
-    columns = {"input": torch.zeros(2, 3, 32, 48), "masked": torch.ones(2, 3, 32, 48)}
-    picture = np.asarray(draw_columns(columns))
-    assert picture.shape == (16 + 2 * (64 + 4) + 4, 2 * (96 + 4) + 4, 3)
-    assert (picture[20:80, 10:90] == 0).all()
-    assert (picture[20:80, 110:190] == 255).all()
-
-
-@pytest.mark.parametrize(("channels", "source"), [(1, [0, 0, 0]), (2, [0, 0, 0]), (3, [0, 1, 2]), (5, [0, 1, 2])])
-def test_any_number_of_channels_can_be_shown(channels, source):
-    images = torch.rand(1, channels, 4, 4)
-    assert torch.equal(to_rgb(images), images[:, source])
 
 
 def test_steps_of_a_run():
@@ -75,10 +60,3 @@ def test_precision_is_explicit_or_follows_the_hardware(monkeypatch, has_bf16):
         assert resolve_precision(TrainerConfig(max_epochs=1, accelerator="cpu", precision=precision)) == precision
     automatic = resolve_precision(TrainerConfig(max_epochs=1, accelerator="cpu"))
     assert automatic == ("bf16-mixed" if has_bf16 else "32-true")
-
-
-def test_three_bands_can_be_chosen():
-    images = torch.rand(2, 5, 4, 4)
-    assert torch.equal(to_rgb(images, (4, 0, 2)), images[:, [4, 0, 2]])
-    with pytest.raises(ConfigError, match="channels 0 to 4"):
-        to_rgb(images, (0, 1, 5))

@@ -1,0 +1,45 @@
+"""One line for each validation: what was measured, and which is the best so far."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, cast
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from swinmim.training.callbacks.checkpoint import Checkpoints
+from swinmim.training.module import TrainingModule
+
+log = logging.getLogger(__name__)
+
+
+class Validations(Callback):
+    """Writes the line, and logs what `Checkpoints` knows of the best validation as `best/NAME` and `best/epoch`."""
+
+    def __init__(self) -> None:
+        self._untold = False
+
+    def on_validation_end(self, *_: Any) -> None:
+        self._untold = True  # until `Checkpoints`, the last of the callbacks, has looked at it too
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        checkpoints, plan = Checkpoints.of(trainer), cast(TrainingModule, pl_module).plan
+        monitor, step, best = checkpoints.monitor, trainer.global_step, checkpoints.best
+        told = f"{monitor} was never finite"
+        if best is not None:
+            best_epoch = best.step / plan.steps_per_epoch
+            pl_module.log(monitor.replace("val/", "best/"), best.score)
+            pl_module.log("best/epoch", best_epoch)
+            told = f"best {monitor} {best.score:.4f} in epoch {best_epoch:.3g}"
+            if best.step == step:
+                told = f"the best {monitor} so far"
+        if self._untold and trainer.is_global_zero:
+            found = measured(trainer.callback_metrics)
+            epoch = step / plan.steps_per_epoch
+            log.info("validation, epoch %.3g, step %d of %d: %s (%s)", epoch, step, plan.total_steps, found, told)
+        self._untold = False
+
+
+def measured(metrics: Mapping[str, Any]) -> str:
+    """What the last validation found."""
+    return ", ".join(f"{name} {float(value):.4f}" for name, value in metrics.items() if name.startswith("val/"))
