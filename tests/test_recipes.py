@@ -13,6 +13,7 @@ import torch
 
 from data.order.subsets import split
 from finetune.config import FinetuneConfig
+from finetune.tasks.classify import ClassifyConfig
 from pretrain.config import PretrainConfig
 from swinmim import door
 from swinmim.composition import check
@@ -209,6 +210,7 @@ def test_recipe_is_the_published_one(name):
         assert config.optim.decay_attention  # ST optimizer.py: the keywords that would spare them never match
     else:
         task = config.task
+        assert isinstance(task, ClassifyConfig)
         assert (task.randaug, task.crop_scale, task.flip) == (RANDAUG, (0.08, 1.0), True)
         assert (task.erasing, task.label_smoothing) == (0.25, 0.1)  # ST config.py
         assert (task.mixup, task.cutmix) == ((0.8, 1.0) if published.crop else (0.0, 0.0))

@@ -1,4 +1,4 @@
-"""What was written before the rooms were built goes on. Shard sets: tests/data/shards; encoder folders: tests/swinmim."""
+"""What was written before the rooms were built goes on. Shard sets: tests/data/shards; folders: tests/swinmim."""
 
 import shutil
 from pathlib import Path

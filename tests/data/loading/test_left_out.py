@@ -51,7 +51,7 @@ def classification():
 
 
 def metrics_of(module):
-    return module.val_metrics if isinstance(module, PretrainModule) else module.metrics
+    return module.metrics
 
 
 def validate(module, shards, indices, world, size=4):

@@ -1,17 +1,17 @@
 """Images per second over several epochs, without what lies between them."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from swinmim.training.callbacks import throughput
 from swinmim.training.callbacks.throughput import Throughput
 
 
 def test_epochs_shorter_than_the_interval_are_measured_together(monkeypatch):
     now = 0.0
-    monkeypatch.setattr(throughput.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
     rows = []
     logger = SimpleNamespace(log_metrics=lambda values, step: rows.append((step, values)))
     trainer = SimpleNamespace(global_step=4, log_every_n_steps=5, loggers=[logger])
