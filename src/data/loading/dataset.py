@@ -2,7 +2,8 @@
 
 import logging
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -26,25 +27,24 @@ _NEARBY = 4  # of them in the shard of the damaged image: another one may have t
 _PATIENCE = 300  # seconds of its process's own time for one image
 
 
-class _Decoding:
+@contextmanager
+def _decoding(name: str, limited: bool) -> Iterator[None]:
     """While a sample is decoded: any fault names it, and a loader process that hangs in it ends by SIGPROF.
 
     The kernel keeps the time, so it also ends C code that never gives the interpreter back; and only the time that the
     process computes, so a run may be suspended. Nothing waits in here: the bytes have been read before.
     """
 
-    def __init__(self, name: str, limited: bool) -> None:
-        self.name, self.limited = name, limited
-
-    def __enter__(self) -> None:
-        if self.limited:
-            signal.setitimer(signal.ITIMER_PROF, _PATIENCE)
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if self.limited:
+    if limited:
+        signal.setitimer(signal.ITIMER_PROF, _PATIENCE)
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"The image is {name}.")
+        raise
+    finally:
+        if limited:
             signal.setitimer(signal.ITIMER_PROF, 0)
-        if error is not None:
-            error.add_note(f"The image is {self.name}.")
 
 
 class BatchDataset(Dataset[Batch]):
@@ -121,7 +121,7 @@ class BatchDataset(Dataset[Batch]):
             reading[worker or 0] = index + 1
             record = self.shards.read(index)
             try:
-                with _Decoding(_name(record), worker is not None):
+                with _decoding(_name(record), worker is not None):
                     pixels, target = self._decode(record)
                     image, seen = self.view(pixels, target, seed)
             except DecodeError as error:

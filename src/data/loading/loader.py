@@ -1,5 +1,5 @@
-"""The stock DataLoader around `BatchDataset`, with two promises: a worker that dies names the samples it was reading,
-and too many damaged images end the run on all ranks at the same batch.
+"""The stock DataLoader around datasets of ready batches. Around `BatchDataset` with two promises: a worker that dies
+names the samples it was reading, and too many damaged images end the run on all ranks at the same batch.
 """
 
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from data.loading.batch import Batch
 from data.loading.damage import IndexedDamage
@@ -22,16 +22,48 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-class BatchLoader(DataLoader[Batch]):
-    """A stock DataLoader of ready batches that starts to read at the first `next`, not at `iter`.
+class ReadyLoader(DataLoader[Batch]):
+    """A stock DataLoader around a dataset of ready batches.
+
+    Args:
+        num_workers: loader processes; 0 reads in this one.
+        fork_safe: see `worker_context`; no set that this process has open is remote.
+        how: further arguments of the DataLoader.
+    """
+
+    def __init__(self, dataset: Dataset[Any], num_workers: int, fork_safe: bool, **how: Any) -> None:
+        super().__init__(
+            dataset,
+            num_workers=num_workers,
+            worker_init_fn=heed_only_the_parent,
+            multiprocessing_context=worker_context(num_workers, fork_safe),
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=num_workers > 0,
+            **how,
+        )
+
+    # Their presence tells Lightning that this loader can be resumed; the position itself is kept by the data module.
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        del state
+
+
+def without_stack(error: DataError) -> DataError:
+    """What a worker raised, without its stack."""
+    return DataError(str(error).rpartition("DataError: ")[2])
+
+
+class BatchLoader(ReadyLoader):
+    """Batches of a `BatchDataset`, read from the first `next` on, not from `iter`.
 
     Lightning calls `iter` on the first epoch before it says which epoch that is.
 
     Args:
         dataset, sampler: what to read, and in which order.
-        num_workers: loader processes; 0 reads in this one.
+        num_workers, fork_safe: see `ReadyLoader`.
         max_bad_fraction: share of an epoch's images, over all ranks, that may be damaged; a few always may.
-        fork_safe: see `worker_context`; no set that this process has open is remote.
     """
 
     def __init__(
@@ -45,13 +77,10 @@ class BatchLoader(DataLoader[Batch]):
         dataset.watch(num_workers)
         super().__init__(
             dataset,
+            num_workers,
+            fork_safe,
             batch_sampler=sampler,
-            num_workers=num_workers,
             collate_fn=_as_it_is,
-            worker_init_fn=heed_only_the_parent,
-            multiprocessing_context=worker_context(num_workers, fork_safe),
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=num_workers > 0,
             prefetch_factor=4 if num_workers else None,
         )
         self.max_bad_fraction = max_bad_fraction
@@ -74,7 +103,7 @@ class BatchLoader(DataLoader[Batch]):
             except StopIteration:
                 break
             except DataError as error:
-                raise DataError(str(error).rpartition("DataError: ")[2]) from error  # without the worker's stack
+                raise without_stack(error) from error
             except (RuntimeError, EOFError, ConnectionError) as error:  # the latter when its pipe closes first
                 try:
                     named = self._name(error)
@@ -106,10 +135,3 @@ class BatchLoader(DataLoader[Batch]):
             f" an image that took minutes). It was reading: {'; '.join(reading) or 'no image'}. Take that image out, or"
             f" try data.num_workers=0 to see the fault itself. ({text or type(error).__name__})"
         )
-
-    # Their presence tells Lightning that this loader can be resumed; the position itself is kept by the data module.
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        del state

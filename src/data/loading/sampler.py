@@ -2,14 +2,13 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from data.loading.ahead import Ahead
-from data.order.epoch import accumulation, epoch_batches, rank_slice
+from data.order.epoch import accumulation, epoch_batches
 from data.order.hashing import Ints
 from data.shards.set import BatchOrder
 
@@ -50,7 +49,8 @@ class TrainSampler(Sampler[list[Place]]):
     ) -> None:
         self.indices, self.global_batch, self.batch_size = indices, global_batch, batch_size
         self.accumulation = accumulation(global_batch, world, batch_size)
-        self.slice = rank_slice(global_batch, rank, world)
+        share = global_batch // world
+        self.slice = slice(rank * share, (rank + 1) * share)
         self._order, self._ahead, self._on_epoch = order, ahead, on_epoch
         self.seek(0, 0)
 
@@ -77,13 +77,13 @@ class TrainSampler(Sampler[list[Place]]):
     def __iter__(self) -> Iterator[list[Place]]:
         epoch = self.epoch
         start = self._start_batch if epoch == self._start_epoch else 0
-        batch = self._batches(epoch)
+        order = copy.deepcopy(self._order)
         ahead = self._start_ahead(start // self.accumulation)
         try:
             for micro in range(start, len(self)):
                 step, part = divmod(micro, self.accumulation)
                 if part == 0 or micro == start:
-                    chosen = self.indices[batch(step)[self.slice]].tolist()
+                    chosen = self.indices[order.batch(epoch, step)[self.slice]].tolist()
                     if ahead is not None:
                         ahead.advance()
                 begin = part * self.batch_size
@@ -97,11 +97,8 @@ class TrainSampler(Sampler[list[Place]]):
         if self._ahead is None:
             return None
         # The thread has an order of its own: the one of this process keeps what it works on between calls.
-        other = self._batches(self.epoch)
-        return self._ahead(self.indices[other(s)] for s in range(step, len(self) // self.accumulation))
-
-    def _batches(self, epoch: int) -> Callable[[int], Ints]:
-        return partial(copy.deepcopy(self._order).batch, epoch)
+        order, epoch = copy.deepcopy(self._order), self.epoch
+        return self._ahead(self.indices[order.batch(epoch, s)] for s in range(step, len(self) // self.accumulation))
 
 
 class EvalSampler(Sampler[list[Place]]):

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from data.codecs.decode import MAX_BYTES, DecodeError, decode
 from data.loading.batch import Batch, LoaderSettings
 from data.loading.damage import StreamDamage
+from data.loading.loader import ReadyLoader, without_stack
 from data.loading.views import View
 from data.order.hashing import key, sample_seeds, words
-from data.processes import heed_only_the_parent, worker_context
 from data.shards.streamed import StreamSet
 from data.shards.tar_stream import BadShard, ForeignTars, Sample
 from swinmim.errors import DataError
@@ -126,37 +126,22 @@ class StreamDataset(IterableDataset[tuple[Batch, Tensor]]):
             )
 
 
-class StreamLoader(DataLoader[Batch]):
+class StreamLoader(ReadyLoader):
     """So many micro-batches of a `StreamDataset`; the same number on every rank, whatever the shards hold.
 
     Args:
         dataset: what to read.
         batches: of an epoch.
-        num_workers: loader processes; 0 reads in this one.
+        num_workers: see `ReadyLoader`.
         max_bad_fraction: share of images, and of shards, over all ranks, that may be damaged; a few always may.
     """
 
     def __init__(self, dataset: StreamDataset, batches: int, num_workers: int, max_bad_fraction: float) -> None:
-        super().__init__(
-            dataset,  # type: ignore[arg-type]  # the counts beside the batches stay in here
-            batch_size=None,
-            num_workers=num_workers,
-            worker_init_fn=heed_only_the_parent,
-            multiprocessing_context=worker_context(num_workers, dataset.fork_safe),
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=num_workers > 0,
-        )
+        super().__init__(dataset, num_workers, dataset.fork_safe, batch_size=None)
         self._batches, self._max_bad_fraction = batches, max_bad_fraction
 
     def __len__(self) -> int:
         return self._batches
-
-    # As for `BatchLoader`: Lightning goes on counting in the middle of an epoch.
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        del state
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # One stream over all epochs: starting again would repeat the same shards.
@@ -167,7 +152,7 @@ class StreamLoader(DataLoader[Batch]):
             try:
                 batch, met = next(self._endless)
             except DataError as error:
-                raise DataError(str(error).rpartition("DataError: ")[2]) from error  # without the worker's stack
+                raise without_stack(error) from error
             self._damage.add(met)
             if number == self._batches:
                 self._damage.agree()

@@ -205,11 +205,3 @@ class EpochOrders:
         if self._order.epoch != epoch:
             self._order = self._of(epoch)
         return self._order.batch(step)
-
-
-def rank_slice(global_batch: int, rank: int, world: int) -> slice:
-    """The part of every global batch that rank `rank` of `world` reads."""
-    if global_batch % world:
-        raise ConfigError(f"The number of processes must divide the global batch, got {world} for {global_batch}.")
-    share = global_batch // world
-    return slice(rank * share, (rank + 1) * share)

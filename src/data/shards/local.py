@@ -127,6 +127,7 @@ class ShardSet:
             raise DataError(f"Shard {file} cannot be opened: {error}.") from error
 
     def close(self) -> None:
+        """Close the open files; reading opens them again."""
         while self._files:
             os.close(self._files.popitem()[1])
 

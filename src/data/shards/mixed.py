@@ -100,9 +100,5 @@ class MixedSet:
         for number, part in enumerate(self.sets):
             part.prepare(indices[owner == number] - self._bounds[number])
 
-    def close(self) -> None:
-        for part in self.sets:
-            part.close()
-
     def __reduce__(self) -> tuple[Any, ...]:
         return MixedSet, (self.sets, self.weights.tolist())

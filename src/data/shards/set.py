@@ -99,7 +99,3 @@ class SampleSet(Protocol):
     def prepare(self, indices: Ints) -> None:
         """Bring the shards of these samples near."""
         ...
-
-    def close(self) -> None:
-        """Close the open files; reading opens them again."""
-        ...

@@ -91,14 +91,8 @@ class ForeignTars:
         self.allow_insecure, self.first_pause = allow_insecure, first_pause
         self._bad: set[str] = set()
 
-    def _open(self, url: str) -> BinaryIO:
-        if not is_url(url):
-            return open(url, "rb")
-        stream: BinaryIO = open_url(url, allow_insecure=self.allow_insecure)
-        return stream
-
     def _read(self, url: str) -> Generator[Sample, None, None]:
-        with self._open(url) as file:
+        with open_url(url, allow_insecure=self.allow_insecure) if is_url(url) else open(url, "rb") as file:
             watched = _Watched(file)
             opened: Any = iter([{"url": url, "stream": watched}])
             for sample in group_by_keys(tar_file_expander(opened)):

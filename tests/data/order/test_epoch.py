@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from made_loaders import shard_data
 
 from data.loading.sampler import TrainSampler
-from data.order.epoch import EpochOrder, EpochOrders, ShardStarts, accumulation, epoch_batches, rank_slice
+from data.order.epoch import EpochOrder, EpochOrders, ShardStarts, accumulation, epoch_batches
 from data.order.hashing import key, permutation, sample_seeds, shuffle, uniform, words
 from data.order.subsets import few_labels, split
 from swinmim.errors import ConfigError, DataError
@@ -133,7 +133,7 @@ def test_lanes_keep_ranks_on_shards_of_their_own():
     order = EpochOrder([10] * 16, 8, 0, 0, lanes=2, block=4)  # two blocks of 40 in each lane of 80
     for block in range(2):
         steps = [order.batch(step) for step in range(block * 10, (block + 1) * 10)]
-        ranks = [{int(owner[n]) for batch in steps for n in batch[rank_slice(8, rank, 2)]} for rank in range(2)]
+        ranks = [{int(owner[n]) for batch in steps for n in batch[4 * rank : 4 * rank + 4]} for rank in range(2)]
         assert not ranks[0] & ranks[1]
         assert all(4 <= len(rank) <= 5 for rank in ranks)
 
