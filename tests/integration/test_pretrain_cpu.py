@@ -295,14 +295,13 @@ def test_bad_input_stops_with_the_reason(tmp_path, run_pretrain, overrides, erro
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-FITTING = ("model.embed_dim=16", "model.head_dim=8", "resolution=64", "trainer.max_epochs=3", "data.val_ratio=0.1")
+FITTING = ("model.embed_dim=16", "model.head_dim=8", "resolution=64", "trainer.max_epochs=2", "data.val_ratio=0.1")
 
 
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("experiment=swinv2_t_mim",),
-        ("experiment=swinv2_g_mim", "recompute=none", "schedule.warmup_steps=30000"),
+        ("experiment=swinv2_t_mim", "schedule.warmup_steps=30000"),
         ("experiment=swinv2_b_mim", "batch_size=512", "data.lanes=64", "schedule.milestones=[700]"),
     ],
 )

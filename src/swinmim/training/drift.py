@@ -42,6 +42,9 @@ The samples are compared by their fingerprint, so data.path may move; docs/check
 GONE = ("data.streaming",)
 """Keys that only older checkpoints have, and whose meaning others hold: streaming_samples says whether it streams."""
 
+NEW = ("schedule.milestone_shares", "schedule.warmup_share")
+"""Keys that older checkpoints lack. Where they count now, the lengths that counted then are gone, and named."""
+
 ORDER = ("data.labels_per_class", "data.lanes", "data.mix", "data.val_ratio", "global_batch_size", "seed")
 """Keys that the order of the samples depends on: the data refuse to go on with others, even where they are allowed."""
 
@@ -64,7 +67,11 @@ def check_drift(then: Mapping[str, object], now: Mapping[str, object], allowed: 
 
     Raises ConfigError: a change that is neither free nor allowed, or an entry of `allowed` without effect.
     """
-    changed = {key: pair for key, pair in differences(then, now).items() if key not in GONE}
+    changed = {
+        key: (old, new)
+        for key, (old, new) in differences(then, now).items()
+        if key not in GONE and not (key in NEW and old == ABSENT)
+    }
     refused = [key for key in changed if not is_free(key) and key not in allowed]
     earlier = then.get("allow_drift") or ()  # a requeued job repeats its command when the change is in the checkpoint
     assert isinstance(earlier, Sequence)

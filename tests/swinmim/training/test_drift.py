@@ -131,6 +131,18 @@ def test_a_key_that_one_side_lacks_is_a_change(stored):
         check_drift(stored, now, ())
 
 
+def test_shares_of_the_run_are_no_change_where_lengths_were_typed(stored):
+    stored["schedule"] = {"warmup_epochs": 10, "milestones": [700]}
+    shares = {"warmup_share": 0.0125, "milestone_shares": [0.875]}
+    check_drift(stored, settings(schedule=shares | stored["schedule"]), ())
+    with pytest.raises(ConfigError) as caught:
+        check_drift(stored, settings(schedule=shares | {"warmup_epochs": None, "milestones": []}), ())
+    assert "schedule.warmup_epochs: 10 -> null\n  schedule.milestones: [700] -> []" in str(caught.value)
+    stored["schedule"] = shares
+    with pytest.raises(ConfigError, match=r"schedule\.warmup_share: 0\.0125 -> 0\.1"):
+        check_drift(stored, settings(schedule=shares | {"warmup_share": 0.1}), ())
+
+
 @pytest.mark.parametrize("key", FREE)
 def test_free_keys_exist_in_a_schema_and_are_documented(key):
     assert is_free(key)
