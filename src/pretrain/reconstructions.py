@@ -63,7 +63,7 @@ def draw_columns(
     gap, line = 4, 16
     step_x, step_y = width * scale + gap, height * scale + gap
     full_width = len(tensors) * step_x + gap
-    text = [part for row in caption.splitlines() for part in textwrap.wrap(row, (full_width - 2 * gap) // 6)]
+    text = [part for row in caption.splitlines() for part in textwrap.wrap(row, (full_width - 2 * gap) // 5)]
     header = line * (len(text) + 1)
     picture = Image.new("RGB", (full_width, rows * step_y + gap + header), "white")
     draw = ImageDraw.Draw(picture)

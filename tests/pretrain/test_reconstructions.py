@@ -20,7 +20,7 @@ def test_a_caption_stands_above_the_titles_and_breaks_where_the_picture_ends():
     columns = {"input": torch.zeros(1, 3, 96, 96), "masked": torch.zeros(1, 3, 96, 96)}
     plain, told = draw_columns(columns), draw_columns(columns, "target raw\nstep 4: val/recon_loss 0.7759, " + "x" * 9)
     assert told.width == plain.width == 204
-    assert told.height == plain.height + 3 * 16  # the second line is longer than 32 letters
+    assert told.height == plain.height + 3 * 16  # the second line is longer than 39 letters
     assert np.asarray(plain.crop((0, 0, 204, 120))).tolist() == np.asarray(told.crop((0, 48, 204, 168))).tolist()
     assert (np.asarray(told)[:48].min(axis=(1, 2)) < 100).any()
 

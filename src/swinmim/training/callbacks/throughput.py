@@ -20,6 +20,7 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._reset(trainer.global_step)
+        self.batch_ended = time.perf_counter()  # a run that is resumed inside an epoch does not start one
 
     def on_train_epoch_start(self, *_: Any) -> None:
         self.batch_ended = time.perf_counter()  # validation and saving between epochs are not training time

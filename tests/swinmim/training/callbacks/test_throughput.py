@@ -17,10 +17,11 @@ def test_epochs_shorter_than_the_interval_are_measured_together(monkeypatch):
     trainer = SimpleNamespace(global_step=4, log_every_n_steps=5, loggers=[logger])
     module = SimpleNamespace(device=torch.device("cpu"))
     callback = Throughput(global_batch_size=8)
-    callback.on_train_start(trainer, module)  # resumed after 4 steps
-    for _ in range(4):
-        now += 100.0  # validating and saving
-        callback.on_train_epoch_start(trainer, module)
+    callback.on_train_start(trainer, module)  # resumed after 4 steps, inside an epoch
+    for epoch in range(4):
+        if epoch:
+            now += 100.0  # validating and saving
+            callback.on_train_epoch_start(trainer, module)
         for micro_batch in range(6):  # three steps
             now += 1.0
             callback.on_train_batch_start(trainer, module)
