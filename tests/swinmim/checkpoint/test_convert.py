@@ -60,7 +60,8 @@ def test_official(encoder, tmp_path, old):
     assert str(report) == (
         f"loaded {len(encoder.state_dict())}/{len(encoder.state_dict())}\n"
         "  official names\n"
-        "  architecture swinv2_custom: embed_dim 32, depths (2, 2), head_dim 16, patch_size 4, mlp_ratio 4.0, in_chans 3\n"
+        "  architecture swinv2_custom: embed_dim 32, depths (2, 2), head_dim 16, patch_size 4, mlp_ratio 4.0, "
+        "in_chans 3\n"
         "  resolution 64x64 px, windows 4x4, 4x4, position bias in units of 4x4, 4x4\n"
         "  dropped 4 tables, which are computed: relative_position_index, relative_coords_table, attn_mask"
     )
