@@ -205,7 +205,7 @@ def encoder_of(manifest: Manifest, **options: Unpack[EncoderOptions]) -> SwinV2:
             given |= {"window": manifest.windows[0], "pad": True}
     else:
         ratios = {side / window for side, window in zip(manifest.resolution, manifest.windows[0], strict=True)}
-        if len(ratios) == 1 and (ratio := ratios.pop()).is_integer():
+        if len(ratios) == 1 and (ratio := ratios.pop()) % architecture.patch_size == 0:  # not so where it was padded
             architecture = dataclasses.replace(architecture, window_ratio=int(ratio))
     given["position_bias"] = given.get("position_bias") or manifest.position_bias
     with torch.device("meta"):

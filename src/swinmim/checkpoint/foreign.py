@@ -12,20 +12,31 @@ import math
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Le
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from swinmim.checkpoint.coverage import Coverage, coverage
-from swinmim.checkpoint.manifest import MANIFEST_NAME, Evaluation, manifest_problems, read_json
+from swinmim.checkpoint.manifest import (
+    MANIFEST_NAME,
+    MOST_PIXELS,
+    MOST_TOKENS,
+    Evaluation,
+    Pixels,
+    Tokens,
+    manifest_problems,
+    read_json,
+)
 from swinmim.checkpoint.names import TABLES, find_layout, to_ours
 from swinmim.checkpoint.timm_config import CLASSIFIER
 from swinmim.errors import CheckpointError
@@ -55,13 +66,16 @@ class Foreign:
     report: Coverage
 
 
-Sizes = int | list[int] | list[list[int]]
+Resolution = Pixels | list[Pixels]
+Window = Tokens | list[Tokens] | list[list[Tokens]]
+Units = Annotated[int, Ge(0), Le(MOST_TOKENS)]
+Pretrained = Units | list[Units] | list[list[Units]]
 
 
 class _TimmArguments(BaseModel):
-    img_size: Sizes | None = None
-    window_size: Sizes | None = None
-    pretrained_window_sizes: Sizes | None = None
+    img_size: Resolution | None = None
+    window_size: Window | None = None
+    pretrained_window_sizes: Pretrained | None = None
     depths: list[int] | None = None
 
 
@@ -84,9 +98,9 @@ class _HuggingFace(BaseModel):
     """config.json of Hugging Face."""
 
     model_type: Literal["swinv2"]
-    image_size: Sizes
-    window_size: Sizes
-    pretrained_window_sizes: Sizes | None = None
+    image_size: Resolution
+    window_size: Window
+    pretrained_window_sizes: Pretrained | None = None
     depths: list[int]
     id2label: dict[int, str] = {}
 
@@ -128,7 +142,9 @@ def read_foreign(source: Path, *, resolution: int | None = None, window: int | N
     file = _weights_file(source)
     tensors = _read_tensors(file)
     said = _read_config(file.parent, tensors) if file.name in _FILES else _tables_say(tensors)
-    for name, given in (("resolution", resolution), ("window", window)):
+    for name, given, most in (("resolution", resolution, MOST_PIXELS), ("window", window, MOST_TOKENS)):
+        if given is not None and not 0 < given <= most:
+            raise CheckpointError(f"{name} is 1 to {most}; got {given}.")
         found = getattr(said, name)
         if given is not None and found not in (None, given):
             raise CheckpointError(f"{source} was trained at {name} {found}, not {given}. Drop {name}.")
@@ -182,7 +198,8 @@ _OF_GARBAGE = (LookupError, ValueError, TypeError, AttributeError, struct.error,
 def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         # Official training code saves its settings beside the weights; a plain mapping, which runs nothing, stands in.
-        with torch.serialization.safe_globals([(OrderedDict, "yacs.config.CfgNode")]):
+        with torch.serialization.safe_globals([(OrderedDict, "yacs.config.CfgNode")]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # other versions of pickle: what cannot be read is an error
             content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unpickler error:" not in str(error) or "Unsupported operand" in str(error):
@@ -213,11 +230,16 @@ def _unpickling_trouble(error: pickle.UnpicklingError) -> str:
 
 def find_architecture(state: Mapping[str, Tensor]) -> Architecture:
     """The architecture of weights under our names, by their shapes; one of ARCHITECTURES where it is."""
-    depths: dict[int, int] = {}
+    blocks: dict[int, set[int]] = {}
     for name in state:
-        if match := re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", name):
-            stage, block = int(match[1]), int(match[2])
-            depths[stage] = max(depths.get(stage, 0), block + 1)
+        if match := re.match(r"layers\.(\d{1,4})\.blocks\.(\d{1,4})\.", name):
+            blocks.setdefault(int(match[1]), set()).add(int(match[2]))
+    depths = {stage: len(found) for stage, found in sorted(blocks.items())}
+    for stage, found in blocks.items():
+        if lacking := set(range(max(found) + 1)) - found:
+            raise CheckpointError(
+                f"The weights lack block {min(lacking)} of stage {stage}, which has {max(found) + 1}."
+            )
     wanted = [f"layers.{s}.blocks.0.attn.logit_scale" for s in range(len(depths))]
     patch, hidden = state.get("patch_embed.proj.weight"), state.get("layers.0.blocks.0.mlp.fc1.weight")
     if patch is None or hidden is None or not depths or any(name not in state for name in wanted):
@@ -227,7 +249,7 @@ def find_architecture(state: Mapping[str, Tensor]) -> Architecture:
     embed_dim, in_chans, patch_size, _ = patch.shape
     fields: dict[str, Any] = {
         "embed_dim": embed_dim,
-        "depths": tuple(depths[s] for s in sorted(depths)),
+        "depths": tuple(depths.values()),
         "head_dim": embed_dim // state[wanted[0]].numel(),
         "patch_size": patch_size,
         "mlp_ratio": hidden.shape[0] / embed_dim,
@@ -257,30 +279,31 @@ def _encoder(source: Path, architecture: Architecture, said: _Said) -> SwinV2:
 
 
 def _beside(weights: Mapping[str, Tensor], encoder: SwinV2) -> tuple[dict[str, Tensor], list[str]]:
-    """Classifier, mask token and decoder as far as they are whole and ours, and lines on each."""
-    kept: dict[str, Tensor] = {}
-    notes = []
-    wanted: dict[str, dict[str, tuple[int | None, ...]]] = {
-        "classifier": {f"{CLASSIFIER}.weight": (None, encoder.num_features), f"{CLASSIFIER}.bias": (None,)},
-        "mask token and decoder of SimMIM": {
-            "mask_token": (encoder.architecture.embed_dim,),
-            "decoder.0.weight": (encoder.stride**2 * encoder.in_chans, encoder.num_features, 1, 1),
-            "decoder.0.bias": (encoder.stride**2 * encoder.in_chans,),
-        },
-    }
+    """Classifier, and mask token and decoder, where they are whole and fit the encoder, and a line on each."""
     found = {name: tensor for name, tensor in weights.items() if name.startswith(BESIDE)}
     if "mask_token" in found:
         found["mask_token"] = found["mask_token"].flatten()  # (1, 1, C) elsewhere
-    for what, shapes in wanted.items():
-        whole = shapes.keys() <= found.keys() and all(
-            len(found[name].shape) == len(shape)
-            and all(w in (None, s) for w, s in zip(shape, found[name].shape, strict=True))
-            for name, shape in shapes.items()
-        )
-        if whole:
-            part = {name: found.pop(name) for name in shapes}
-            kept |= part
-            notes.append(f"{what}: kept" + (f", {len(part[f'{CLASSIFIER}.bias'])} classes" * (what == "classifier")))
+    kept: dict[str, Tensor] = {}
+    notes = []
+    classes = len(found.get(f"{CLASSIFIER}.bias", ()))
+    pixels = encoder.stride**2 * encoder.in_chans
+    for what, shapes in (
+        (
+            f"classifier: kept, {classes} classes",
+            {f"{CLASSIFIER}.weight": (classes, encoder.num_features), f"{CLASSIFIER}.bias": (classes,)},
+        ),
+        (
+            "mask token and decoder of SimMIM: kept",
+            {
+                "mask_token": (encoder.architecture.embed_dim,),
+                "decoder.0.weight": (pixels, encoder.num_features, 1, 1),
+                "decoder.0.bias": (pixels,),
+            },
+        ),
+    ):
+        if shapes.items() <= {name: tuple(tensor.shape) for name, tensor in found.items()}.items():
+            kept |= {name: found.pop(name) for name in shapes}
+            notes.append(what)
     if found:
         notes.append(f"dropped {', '.join(found)}: no whole classifier, or mask token and decoder, of this encoder")
     return kept, notes

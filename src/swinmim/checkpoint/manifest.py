@@ -25,14 +25,15 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # Far beyond what was ever trained, and little enough that a description costs neither memory nor time.
-Pixels = Annotated[int, Gt(0), Le(2**14)]
-Tokens = Annotated[int, Gt(0), Le(2**9)]
+MOST_PIXELS, MOST_TOKENS = 2**14, 2**9  # a side
+Pixels = Annotated[int, Gt(0), Le(MOST_PIXELS)]
+Tokens = Annotated[int, Gt(0), Le(MOST_TOKENS)]
 Windows = Annotated[tuple[tuple[Tokens, Tokens], ...], MinLen(1), MaxLen(8)]
 Deviation = Annotated[FiniteFloat, Ge(1e-6)]
 _LARGEST = {
     "embed_dim": 2**14, "head_dim": 2**14, "patch_size": 2**9, "mlp_ratio": 64, "window_ratio": 2**14, "in_chans": 2**12
 }  # fmt: skip
-_MOST_BLOCKS, _MOST_STAGES, _MOST_TOKENS = 500, 8, 2**14
+_MOST_BLOCKS, _MOST_STAGES, _LARGEST_WINDOW = 500, 8, 2**14
 
 
 class Evaluation(BaseModel):
@@ -93,8 +94,8 @@ class Manifest(BaseModel):
         for field, found in (("in_chans", self.in_chans), ("mean", len(self.mean)), ("std", len(self.std))):
             if found != channels:
                 raise ValueError(f"{field} is of {found} channels, the architecture of {channels}")
-        if math.prod(self.windows[0]) > _MOST_TOKENS:
-            raise ValueError(f"a window has at most {_MOST_TOKENS} tokens; got {self.windows[0]}")
+        if math.prod(self.windows[0]) > _LARGEST_WINDOW:
+            raise ValueError(f"a window has at most {_LARGEST_WINDOW} tokens; got {self.windows[0]}")
         stages = stage_windows(
             self.resolution,
             patch_size=a.patch_size,

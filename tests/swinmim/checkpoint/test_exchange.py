@@ -83,8 +83,8 @@ def task_model(request, encoder, head, tmp_path):
 
 
 def assert_alike(found: torch.Tensor, expected: torch.Tensor) -> None:
-    """Ours cuts before it resizes; half a pixel and the rounding to 8 bits are 0.004 here, another crop 0.05."""
-    torch.testing.assert_close(found, expected, rtol=0, atol=0.01)
+    """Ours cuts before it resizes; half a pixel and the rounding to 8 bits are 0.012 here, another crop 0.05."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.02)
 
 
 @torch.no_grad()
