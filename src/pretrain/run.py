@@ -19,7 +19,7 @@ from pretrain.masking import mask_grid, num_masked
 from pretrain.module import BASELINES, PretrainModule
 from pretrain.reconstructions import Reconstructions
 from pretrain.simmim import SimMIM
-from swinmim.checkpoint.encoder import describe_encoder, load_encoder, read_beside
+from swinmim.checkpoint.encoder import load_encoder, read_beside
 from swinmim.config import config_errors, load
 from swinmim.distributed import is_main
 from swinmim.errors import ConfigError
@@ -50,7 +50,7 @@ class PretrainParts:
         return accumulation(self.config.global_batch_size, self.config.trainer.world_size, self.config.batch_size)
 
     def shape(self) -> SimMIM:
-        return build_model(self.config, load_weights=False)
+        return build_model(self.config)
 
     def data(self, shape: SimMIM) -> ShardData | StreamData:
         """Training images, and a held-out part that is the same for every run on the set.
@@ -75,8 +75,8 @@ class PretrainParts:
     def statistics(self, data: ShardData | StreamData) -> Stats:
         return resolve_stats(self.config.data, data.train)
 
-    def network(self, data: ShardData | StreamData, *, load_weights: bool = True) -> SimMIM:
-        return build_model(self.config, load_weights=load_weights)
+    def network(self, data: ShardData | StreamData) -> SimMIM:
+        return build_model(self.config)
 
     def module(self, network: SimMIM, plan: Plan, provenance: Provenance, build: Build | None) -> PretrainModule:
         return PretrainModule(network, self.config, plan, provenance, build)
@@ -112,10 +112,8 @@ class PretrainParts:
         return "\n".join(lines)
 
 
-def build_model(config: PretrainConfig, *, load_weights: bool = True) -> SimMIM:
+def build_model(config: PretrainConfig) -> SimMIM:
     """SimMIM around the encoder of `ckpt`, which decides the architecture, or around a new one as `model` says.
-
-    With `load_weights` off, `ckpt` gives its shape alone.
 
     Raises ConfigError: a resolution, window, mask unit or width that does not fit; CheckpointError: `ckpt` cannot be
     loaded.
@@ -125,32 +123,30 @@ def build_model(config: PretrainConfig, *, load_weights: bool = True) -> SimMIM:
             architecture = get_architecture(config.model.name, **config.model.overrides())
             encoder = SwinV2(architecture, **config.encoder_options())
         else:
-            build = load_encoder if load_weights else describe_encoder
-            encoder = build(config.ckpt, **config.encoder_options())
+            encoder = load_encoder(config.ckpt, **config.encoder_options())
         model = SimMIM(
             encoder, mask_unit=config.mim.mask_unit, mask_ratio=config.mim.mask_ratio, target=config.mim.target
         )
-    if config.ckpt is not None and load_weights:
-        _continue_from(config, model)
+    if config.ckpt is not None and not model.mask_token.is_meta:
+        _continue_from(config.ckpt, config.model.name, model)
     return model
 
 
-def _continue_from(config: PretrainConfig, model: SimMIM) -> None:
+def _continue_from(ckpt: str, named: str, model: SimMIM) -> None:
     """Take the mask token and decoder that stand beside the encoder of `ckpt`, and say what it decided."""
-    assert config.ckpt is not None
     own = model.state_dict()
-    beside = {name: tensor for name, tensor in read_beside(config.ckpt).items() if name in own}
+    beside = {name: tensor for name, tensor in read_beside(ckpt).items() if name in own}
     fits = bool(beside) and all(own[name].shape == tensor.shape for name, tensor in beside.items())
     if fits:
         model.load_state_dict(beside, strict=False)
     if is_main():
         name = model.encoder.architecture.name
-        other = "" if name == config.model.name else f"; model={config.model.name} has no effect beside ckpt"
+        other = "" if name == named else f"; model={named} has no effect beside ckpt"
         log.info("ckpt is a %s%s; mask token and decoder are %s", name, other, "those of ckpt" if fits else "new")
 
 
 def rebuild(info: Mapping[str, Any]) -> PretrainModule:
     """The module of a replay bundle, uncompiled, without its weights (see `swinmim.training.replay`)."""
     config = dataclasses.replace(load(PretrainConfig, OmegaConf.create(info["config"])), compile=False)
-    model = build_model(config, load_weights=False)
+    model = build_model(config)
     return PretrainModule(model, config, Plan(**info["plan"]), Provenance(mean=info["mean"], std=info["std"]))

@@ -352,7 +352,7 @@ def test_published_weights_are_continued_as_they_are(tmp_path, run_pretrain, cap
     published["encoder.layers.0.blocks.1.attn_mask"] = torch.zeros(4, 16, 16)
     torch.save({"model": published}, tmp_path / "simmim.pth")
     with caplog.at_level("INFO"):
-        run_pretrain(tmp_path / "second", f"ckpt={tmp_path / 'simmim.pth'}", "optim.base_lr=0", "model=swinv2_t")
+        run_pretrain(tmp_path / "second", f"ckpt={tmp_path / 'simmim.pth'}", "optim.base_lr=1e-12", "model=swinv2_t")
     assert "mask token and decoder of SimMIM: kept" in caplog.text
     assert (
         "ckpt is a swinv2_custom; model=swinv2_t has no effect beside ckpt; mask token and decoder are those"

@@ -1,5 +1,6 @@
-"""What `ckpt` decides, and what is continued of weights that others have pretrained."""
+"""The parts of a pretraining run, without a run: what `ckpt` decides, and what of others' weights is continued."""
 
+import dataclasses
 import json
 
 import pytest
@@ -8,7 +9,7 @@ from transformers import Swinv2Config, Swinv2ForMaskedImageModeling
 
 import swinmim
 from pretrain.config import PretrainConfig
-from pretrain.run import build_model
+from pretrain.run import build_model, rebuild
 from swinmim.checkpoint.convert import convert
 from swinmim.composition import check
 from swinmim.models.swinv2 import SwinV2
@@ -70,8 +71,8 @@ def test_ckpt_decides_the_architecture(tmp_path, load_weights, caplog):
     folder = swinmim.save_encoder(encoder, tmp_path / "encoder")
     for resolution, window in ((64, 2), (128, 4)):
         config = configured(folder, tmp_path, f"resolution={resolution}", "model=swinv2_b", "model.embed_dim=64")
-        with caplog.at_level("INFO"):
-            found: SwinV2 = build_model(config, load_weights=load_weights).encoder
+        with caplog.at_level("INFO"), torch.device("cpu" if load_weights else "meta"):
+            found: SwinV2 = build_model(config).encoder
         assert (found.architecture.depths, found.in_chans, found.architecture.name) == ((1, 2, 1), 5, "swinv2_t")
         assert found.stages[0].window == (window, window)
     assert ("model=swinv2_b has no effect beside ckpt" in caplog.text) == load_weights
@@ -86,3 +87,21 @@ def test_ckpt_is_what_the_manifest_of_the_run_names(tmp_path, simmim):
     manifest = json.loads((tmp_path / "encoder" / "manifest.json").read_text())
     assert manifest["parent"] == str(tmp_path / "hf")
     assert manifest["recipe"] == {"converted_from": "huggingface"}
+
+
+def settings(tmp_path):
+    swinmim.save_encoder(swinmim.create_encoder("swinv2_demo", resolution=32), tmp_path / "encoder")
+    return check("pretrain", PretrainConfig, ["experiment=demo", f"ckpt={tmp_path / 'encoder'}", "output_dir=unused"])
+
+
+def test_the_shape_of_a_run_from_an_encoder_reads_no_weights(tmp_path):
+    config = settings(tmp_path)
+    (tmp_path / "encoder" / "model.safetensors").write_bytes(b"damaged")
+    with torch.device("meta"):
+        assert all(parameter.is_meta for parameter in build_model(config).parameters())
+
+
+def test_a_bundle_of_a_run_from_an_encoder_is_rebuilt_in_memory(tmp_path):
+    plan = {"global_batch_size": 2, "accumulation": 1, "steps_per_epoch": 1, "total_steps": 1}
+    info = {"config": dataclasses.asdict(settings(tmp_path)), "plan": plan, "mean": [0.5] * 3, "std": [0.5] * 3}
+    assert not any(parameter.is_meta for parameter in rebuild(info).parameters())

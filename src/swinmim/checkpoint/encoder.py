@@ -168,12 +168,14 @@ def load_encoder(path: str | Path, **options: Unpack[EncoderOptions]) -> SwinV2:
     extrapolates from the pretrained windows in the manifest. pad: take one that does not fit, see `SwinV2.resize`.
     in_chans: another number of input channels sums (to 1) or repeats (to more) the patch filters. The others: as for
     `SwinV2`. Raises CheckpointError when the folder is not one, or does not hold exactly the encoder's parameters (with
-    a coverage report); ValueError for a resolution that does not fit.
+    a coverage report); ValueError for a resolution that does not fit. Under torch.device("meta"): without the weights.
     """
     place, manifest, read, published = open_encoder(path)
+    encoder = encoder_of(manifest, **options)
+    if torch.get_default_device().type == "meta":
+        return encoder
     if published is not None and is_main():
         log.info("%s: %s", place, published)
-    encoder = encoder_of(manifest, **options)
     state = {name: t.float() for name, t in read().items() if not name.startswith(BESIDE)}
     if encoder.in_chans != manifest.in_chans:
         state = _adapt_channels(state, manifest.in_chans, encoder.in_chans, place)
@@ -188,13 +190,8 @@ def load_encoder(path: str | Path, **options: Unpack[EncoderOptions]) -> SwinV2:
     return encoder
 
 
-def describe_encoder(path: str | Path, **options: Unpack[EncoderOptions]) -> SwinV2:
-    """The encoder of a folder without its weights, on the meta device; arguments and errors as `load_encoder`."""
-    return encoder_of(open_encoder(path).manifest, **options)
-
-
 def encoder_of(manifest: Manifest, **options: Unpack[EncoderOptions]) -> SwinV2:
-    """The encoder that a manifest describes, on the meta device; as `describe_encoder`."""
+    """The encoder that a manifest describes, on the meta device; options and errors as `load_encoder`."""
     architecture = manifest.architecture
     given: dict[str, Any] = dict(options)
     if (in_chans := given.pop("in_chans", None)) is not None:

@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassif
 
 import swinmim
 from data.codecs.decode import decode
-from data.loading.views import CenterCrop, resize
+from data.loading.views import center_box, resize
 from swinmim.checkpoint.convert import export_huggingface
 from swinmim.checkpoint.encoder import load_manifest
 from swinmim.checkpoint.task_model import load_head, save_task_model
@@ -67,7 +67,8 @@ def our_logits(folder, jpeg: bytes, head: nn.Linear) -> torch.Tensor:
     if view.crop_mode == "squash":
         seen = resize(image, encoder.resolution, view.interpolation)
     else:
-        seen, _ = CenterCrop(encoder.resolution, view.crop_pct, interpolation=view.interpolation)(image, None, 0)
+        top, left, height, width = center_box(*image.shape[:2], encoder.resolution, view.crop_pct)
+        seen = resize(image[top : top + height, left : left + width], encoder.resolution, view.interpolation)
     load_head(folder, again := nn.Linear(*head.weight.shape[::-1]))
     normalised = (seen / 255 - torch.tensor(manifest.mean)) / torch.tensor(manifest.std)
     return again(encoder(normalised.permute(2, 0, 1)[None]))

@@ -10,7 +10,7 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2
 
 import swinmim
 from swinmim.checkpoint.convert import convert
-from swinmim.checkpoint.encoder import describe_encoder, load_manifest, read_beside
+from swinmim.checkpoint.encoder import load_manifest, read_beside
 from swinmim.checkpoint.foreign import find_architecture, read_foreign
 from swinmim.checkpoint.task_model import read_head
 from swinmim.errors import CheckpointError
@@ -38,6 +38,11 @@ def timm_folder(tmp_path):
     }
     (tmp_path / "timm" / "config.json").write_text(json.dumps(config))
     return tmp_path / "timm"
+
+
+def describe_encoder(path, **options) -> SwinV2:
+    with torch.device("meta"):
+        return swinmim.load_encoder(path, **options)
 
 
 def edit_config(folder, **changes):
