@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 import swinmim
 from data.write.__main__ import main as write
 from pretrain.config import PretrainConfig
-from pretrain.run import build_model
 from pretrain.run import run as pretrain
 from swinmim.checkpoint import io
+from swinmim.composition import check
 from swinmim.errors import CheckpointError, ConfigError, DataError
 from swinmim.export import export_timm
 

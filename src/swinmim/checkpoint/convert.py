@@ -10,8 +10,8 @@ from typing import Any
 
 from swinmim.checkpoint.coverage import Coverage
 from swinmim.checkpoint.encoder import CLASSIFIER_NAMES, load_encoder, open_encoder, save_encoder, write_tensors
-from swinmim.checkpoint.foreign import read_foreign
-from swinmim.checkpoint.manifest import Manifest
+from swinmim.checkpoint.foreign import is_foreign, read_foreign
+from swinmim.checkpoint.manifest import MANIFEST_NAME, Manifest
 from swinmim.checkpoint.names import to_huggingface
 from swinmim.checkpoint.timm_config import CLASSIFIER, class_names, timm_obstacle
 from swinmim.errors import CheckpointError
@@ -30,7 +30,10 @@ def convert(
     resolution, window: see `read_foreign`. head_rows: a text file that picks classes of the head, see `read_rows`;
     without it the head stays whole. Raises CheckpointError as `read_foreign`, and for rows that do not fit the head.
     """
-    found = read_foreign(Path(source), resolution=resolution, window=window)
+    source = Path(source)
+    if not is_foreign(source) and any((place / MANIFEST_NAME).is_file() for place in (source, source.parent)):
+        raise CheckpointError(f"{source} is an encoder folder already, or in one: there is nothing to convert.")
+    found = read_foreign(source, resolution=resolution, window=window)
     weights, history, report = found.weights, found.history, found.report
     if head_rows is not None:
         if f"{CLASSIFIER}.bias" not in weights:

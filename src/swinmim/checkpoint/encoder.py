@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -253,7 +254,7 @@ def find_encoder_folder(path: str | Path) -> Path:
     if is_foreign(path):
         raise CheckpointError(
             f"{path} has no {MANIFEST_NAME}: a model of timm or Hugging Face. Convert it first: "
-            f"python scripts/convert_weights.py {path} FOLDER"
+            f"python scripts/convert_weights.py {shlex.quote(str(path))} FOLDER"
         )
     raise CheckpointError(f"{path} is not an encoder folder{_contents(path)}. {wanted}; a run has it as encoder/.")
 

@@ -11,6 +11,7 @@ import dataclasses
 import math
 import pickle
 import re
+import shlex
 import struct
 import warnings
 import zipfile
@@ -149,9 +150,12 @@ def read_foreign(source: Path, *, resolution: int | None = None, window: int | N
         if given is not None and found not in (None, given):
             raise CheckpointError(f"{source} was trained at {name} {found}, not {given}. Drop {name}.")
         if found is None and given is None:
+            command = (
+                f"python scripts/convert_weights.py {shlex.quote(str(source))} FOLDER --resolution ... --window ..."
+            )
             raise CheckpointError(
-                f"{source} does not say its {name}. Convert it with that of its training (swinv2_base_window12_192: "
-                f"192 and 12): python scripts/convert_weights.py {source} FOLDER --resolution ... --window ..."
+                f"{source} does not say its {name}. Convert it with that of its training (192 and 12 for "
+                f"swinv2_base_window12_192): {command}"
             )
         setattr(said, name, given if found is None else found)
     layout = find_layout(tensors)

@@ -202,6 +202,16 @@ def test_hugging_face_and_back(encoder, tmp_path):
     assert_same(tmp_path / "back", encoder)
 
 
+def test_a_folder_of_ours_is_not_converted(encoder, tmp_path):
+    """It would lose what it says of itself."""
+    folder = save_encoder(encoder, tmp_path / "encoder")
+    for source in (folder, folder / "model.safetensors"):
+        for destination in (folder, tmp_path / "other"):
+            with pytest.raises(CheckpointError, match="is an encoder folder already, or in one"):
+                convert(source, destination)
+    assert not (tmp_path / "other").exists()
+
+
 def test_names_there_and_back(encoder):
     state = encoder.state_dict()
     back = to_ours(to_huggingface(state))

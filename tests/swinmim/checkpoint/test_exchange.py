@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassif
 
 import swinmim
 from data.codecs.decode import decode
-from data.loading.views import center_box, resize
+from data.loading.views import CenterCrop, center_box, resize
 from swinmim.checkpoint.convert import export_huggingface
 from swinmim.checkpoint.encoder import load_manifest
 from swinmim.checkpoint.task_model import load_head, save_task_model
@@ -56,6 +56,7 @@ VIEWS = {
     "whole": {},
     "cropped": {"crop_pct": 0.875},
     "squashed": {"crop_mode": "squash"},
+    "squashed and cropped": {"crop_pct": 0.9, "crop_mode": "squash"},
     "bilinear": {"crop_pct": 0.8, "interpolation": "bilinear"},
 }
 
@@ -64,10 +65,10 @@ def our_logits(folder, jpeg: bytes, head: nn.Linear) -> torch.Tensor:
     """By our own decoder, view and normalisation, of the weights in the folder."""
     encoder, manifest = swinmim.load_encoder(folder).eval(), load_manifest(folder)
     image, view = decode(jpeg, channels=3), manifest.evaluation
-    if view.crop_mode == "squash":
-        seen = resize(image, encoder.resolution, view.interpolation)
-    else:
-        top, left, height, width = center_box(*image.shape[:2], encoder.resolution, view.crop_pct)
+    if view.interpolation == "bicubic":
+        seen, _ = CenterCrop(encoder.resolution, view.crop_pct, view.crop_mode)(image, None, 0)
+    else:  # which no view of ours is
+        top, left, height, width = center_box(image.shape[0], image.shape[1], encoder.resolution, view.crop_pct)
         seen = resize(image[top : top + height, left : left + width], encoder.resolution, view.interpolation)
     load_head(folder, again := nn.Linear(*head.weight.shape[::-1]))
     normalised = (seen / 255 - torch.tensor(manifest.mean)) / torch.tensor(manifest.std)
