@@ -52,5 +52,5 @@ class TaskModule(TrainingModule):
 
     def save_encoder_folder(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """Write the encoder folder of the network's weights, with the head and what it means."""
-        manifest = {**self.encoder_manifest(), "task": self.task.describe()}
+        manifest = {**self.encoder_manifest(), "task": self.task.describe(), "evaluation": self.task.evaluation()}
         save_task_model(cast(TaskModel, self.network).encoder, folder, weights, manifest)

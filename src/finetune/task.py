@@ -117,6 +117,10 @@ class Task(ABC, Generic[Config]):
         """manifest["task"]: what the outputs mean."""
         return {"kind": self.kind, "classes": list(self.subject.classes)}
 
+    def evaluation(self) -> dict[str, Any]:
+        """manifest["evaluation"]: what the view of evaluation does, see `swinmim.checkpoint.manifest.Evaluation`."""
+        return {}
+
 
 class TaskModel(nn.Module):
     """Encoder and head of a task: parameters encoder.* and head.*."""

@@ -1,6 +1,7 @@
 """One pretraining run: settings -> data, model, trainer -> encoder folder."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,17 @@ from pretrain.masking import mask_grid, num_masked
 from pretrain.module import BASELINES, PretrainModule
 from pretrain.reconstructions import Reconstructions
 from pretrain.simmim import SimMIM
-from swinmim.checkpoint.encoder import load_encoder
+from swinmim.checkpoint.encoder import load_encoder, read_beside
 from swinmim.config import config_errors, load
+from swinmim.distributed import is_main
 from swinmim.errors import ConfigError
 from swinmim.models.architecture import get_architecture
 from swinmim.models.swinv2 import SwinV2
 from swinmim.training.callbacks.checkpoint import Monitor
 from swinmim.training.execute import execute
 from swinmim.training.module import Build, Plan, Provenance
+
+log = logging.getLogger(__name__)
 
 
 def run(config: PretrainConfig, output_dir: Path) -> dict[str, float]:
@@ -55,11 +59,12 @@ class PretrainParts:
         """
         config = self.config
         shards = open_data(config.data)
-        if shards.channels != config.model.in_chans:
-            raise ConfigError(
-                f"{config.data.path} has {shards.channels} channels and model.in_chans={config.model.in_chans}. "
-                f"Add model.in_chans={shards.channels}."
-            )
+        if shards.channels != (channels := shape.encoder.in_chans):
+            whose, cure = f"model.in_chans={channels}", f"Add model.in_chans={shards.channels}."
+            if config.ckpt is not None:
+                whose = f"ckpt={config.ckpt} takes {channels}"
+                cure = f"Write the set with --channels {channels}, or start without ckpt."
+            raise ConfigError(f"{config.data.path} has {shards.channels} channels and {whose}. {cure}")
         size = shape.encoder.resolution
         settings = loader_settings(
             config.data, size, seed=config.seed, global_batch=config.global_batch_size, batch_size=config.batch_size
@@ -108,25 +113,36 @@ class PretrainParts:
 
 
 def build_model(config: PretrainConfig) -> SimMIM:
-    """SimMIM around the configured encoder.
+    """SimMIM around the encoder of `ckpt`, which decides the architecture, or around a new one as `model` says.
 
     Raises ConfigError: a resolution, window, mask unit or width that does not fit; CheckpointError: `ckpt` cannot be
     loaded.
     """
     with config_errors():
-        architecture = get_architecture(config.model.name, **config.model.overrides())
-        if config.ckpt is not None:
-            encoder = load_encoder(config.ckpt, **config.encoder_options())
-            if encoder.architecture != architecture:
-                raise ConfigError(
-                    f"ckpt={config.ckpt} is a {encoder.architecture.name}, the run asks for {config.model.name} "
-                    f"({encoder.architecture} against {architecture}). Add model={encoder.architecture.name}."
-                )
-        else:
+        if config.ckpt is None:
+            architecture = get_architecture(config.model.name, **config.model.overrides())
             encoder = SwinV2(architecture, **config.encoder_options())
-        return SimMIM(
+        else:
+            encoder = load_encoder(config.ckpt, **config.encoder_options())
+        model = SimMIM(
             encoder, mask_unit=config.mim.mask_unit, mask_ratio=config.mim.mask_ratio, target=config.mim.target
         )
+    if config.ckpt is not None and not model.mask_token.is_meta:
+        _continue_from(config.ckpt, config.model.name, model)
+    return model
+
+
+def _continue_from(ckpt: str, named: str, model: SimMIM) -> None:
+    """Take the mask token and decoder that stand beside the encoder of `ckpt`, and say what it decided."""
+    own = model.state_dict()
+    beside = {name: tensor for name, tensor in read_beside(ckpt).items() if name in own}
+    fits = bool(beside) and all(own[name].shape == tensor.shape for name, tensor in beside.items())
+    if fits:
+        model.load_state_dict(beside, strict=False)
+    if is_main():
+        name = model.encoder.architecture.name
+        other = "" if name == named else f"; model={named} has no effect beside ckpt"
+        log.info("ckpt is a %s%s; mask token and decoder are %s", name, other, "those of ckpt" if fits else "new")
 
 
 def rebuild(info: Mapping[str, Any]) -> PretrainModule:

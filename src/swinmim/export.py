@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from swinmim.checkpoint.encoder import find_encoder_folder, load_encoder, load_manifest, read_weights, save_encoder
+from swinmim.checkpoint.encoder import load_encoder, open_encoder, save_encoder
 from swinmim.checkpoint.timm_config import timm_obstacle
 from swinmim.errors import CheckpointError
 from swinmim.models.swinv2 import SwinV2
@@ -18,8 +18,8 @@ def export_timm(source: SwinV2 | str | Path, destination: str | Path) -> Path:
     if isinstance(source, SwinV2):
         encoder, weights, history = source, None, None
     else:
-        folder = find_encoder_folder(source)
-        encoder, weights, history = load_encoder(folder), read_weights(folder), load_manifest(folder).history()
+        stored = open_encoder(source)
+        encoder, weights, history = load_encoder(source), stored.read(), stored.manifest.history()
     obstacle = timm_obstacle(encoder)
     if obstacle is not None:
         raise CheckpointError(f"Cannot export to timm: {obstacle}. Load the encoder folder with swinmim.load_encoder.")

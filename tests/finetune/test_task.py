@@ -12,7 +12,7 @@ import finetune.config
 from finetune.config import FinetuneConfig
 from finetune.task import Subject, TaskModel
 from finetune.tasks.registry import TASKS
-from swinmim.checkpoint.encoder import load_encoder
+from swinmim.checkpoint.encoder import load_encoder, load_manifest, save_encoder
 from swinmim.checkpoint.task_model import load_head, save_task_model
 from swinmim.composition import check
 from swinmim.config import CONF_DIR
@@ -108,6 +108,17 @@ def test_a_task_model_survives_its_folder(tmp_path, name):
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(again(images), model(images))
     assert {n.split(".")[0] for n in model.state_dict()} == {"encoder", "head"}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("changed", [{}, {"crop_ratio": 0.7}, {"crop_mode": "squash"}], ids=str)
+def test_the_manifest_tells_the_view_of_evaluation(tmp_path, name, changed):
+    """So that timm and transformers see what the weights were judged on."""
+    task = made_task(name, CLASSES, **changed)
+    view = task.views((32, 32))[1]
+    folder = save_encoder(made_encoder(), tmp_path / "encoder", {"evaluation": task.evaluation()})
+    told = load_manifest(folder).evaluation
+    assert (told.crop_pct, told.crop_mode, told.interpolation) == (view.crop_ratio, view.mode, "bicubic")
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 import wandb
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import Swinv2Config, Swinv2ForImageClassification
 
 import swinmim
 from data.sources.find import find_source
@@ -55,6 +57,8 @@ def test_fine_tuning_grows_the_window_learns_and_leaves_a_timm_model(tmp_path, r
     assert manifest["mean"] == [0.3, 0.3, 0.3]  # the encoder's normalisation, not the set's
     assert manifest["task"] == {"kind": "classify", "classes": [str(digit) for digit in range(10)]}
     assert manifest["parent"] == str(encoder_folder)
+    assert manifest["evaluation"] == {"crop_pct": 1.0, "crop_mode": "center", "interpolation": "bicubic"}
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "run" / "encoder").iterdir()} == {0o644}
 
     exported = export_timm(tmp_path / "run", tmp_path / "timm")
     model = timm.create_model(f"local-dir:{exported}", pretrained=True).eval()
@@ -63,6 +67,24 @@ def test_fine_tuning_grows_the_window_learns_and_leaves_a_timm_model(tmp_path, r
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.allclose(model(images), head(encoder.pool(images)), atol=1e-5)
+
+
+def test_published_weights_are_fine_tuned_in_place(tmp_path, run_finetune, caplog):
+    config = Swinv2Config(
+        image_size=32, window_size=2, embed_dim=16, depths=[1, 1], num_heads=[2, 4], pretrained_window_sizes=[2, 2]
+    )
+    Swinv2ForImageClassification(config).save_pretrained(tmp_path / "hf")
+    processor = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.3, 0.2, 0.1]}
+    (tmp_path / "hf" / "preprocessor_config.json").write_text(json.dumps(processor))
+    with caplog.at_level("INFO"):
+        run_finetune(tmp_path / "run", f"ckpt={tmp_path / 'hf'}", *SMALL, "trainer.max_epochs=1")
+    assert "loaded 43/43" in caplog.text
+    assert "classifier: kept, 2 classes" in caplog.text
+    manifest = load_manifest(tmp_path / "run")
+    assert manifest.windows == ((4, 4), (4, 4))  # a sixteenth of the side, as in the folder
+    assert manifest.pretrained_windows == ((2, 2), (2, 2))
+    assert (manifest.mean, manifest.std) == ((0.1, 0.2, 0.3), (0.3, 0.2, 0.1))
+    assert manifest.parent == str(tmp_path / "hf")
 
 
 def test_best_and_last_are_kept_and_told(tmp_path, run_finetune, encoder_folder, monkeypatch, caplog):

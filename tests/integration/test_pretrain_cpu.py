@@ -21,7 +21,6 @@ from safetensors.torch import load_file
 import swinmim
 from data.write.__main__ import main as write
 from pretrain.config import PretrainConfig
-from pretrain.run import build_model
 from pretrain.run import run as pretrain
 from swinmim.checkpoint import io
 from swinmim.composition import check
@@ -341,12 +340,32 @@ def test_a_longer_run_is_drift_that_can_be_allowed(tmp_path, run_pretrain, read_
         run_pretrain(tmp_path / "other", "resume=auto", "allow_drift=[trainer.max_epochs]")
 
 
-def test_weights_of_another_architecture_are_refused_by_name(tmp_path, tiny_arguments):
-    swinmim.save_encoder(swinmim.create_encoder("swinv2_t", resolution=32, embed_dim=32, head_dim=16), tmp_path / "t")
-    overrides = [*tiny_arguments, f"output_dir={tmp_path / 'run'}", f"ckpt={tmp_path / 't'}", "resolution=32"]
-    config = check("pretrain", PretrainConfig, overrides)
-    with pytest.raises(ConfigError, match="is a swinv2_t, the run asks for swinv2_demo"):
-        build_model(config)
+def test_published_weights_are_continued_as_they_are(tmp_path, run_pretrain, caplog):
+    """SimMIM's own file of a shape without a name: decoder and mask token too, so the loss goes on where it was."""
+    run_pretrain(tmp_path / "first", "trainer.max_epochs=2")
+    state = torch.load(tmp_path / "first" / "checkpoints" / "last" / "state.ckpt", weights_only=True)["state_dict"]
+    network = {name.removeprefix("network."): tensor for name, tensor in state.items()}
+    published = {name.replace("layers.1.downsample", "layers.0.downsample"): t for name, t in network.items()}
+    published["encoder.mask_token"] = published.pop("mask_token")[None, None]
+    published["encoder.layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(16, 16, dtype=torch.long)
+    published["encoder.layers.0.blocks.1.attn_mask"] = torch.zeros(4, 16, 16)
+    torch.save({"model": published}, tmp_path / "simmim.pth")
+    with caplog.at_level("INFO"):
+        run_pretrain(tmp_path / "second", f"ckpt={tmp_path / 'simmim.pth'}", "optim.base_lr=1e-12", "model=swinv2_t")
+    assert "mask token and decoder of SimMIM: kept" in caplog.text
+    assert (
+        "ckpt is a swinv2_custom; model=swinv2_t has no effect beside ckpt; mask token and decoder are those"
+        in caplog.text
+    )
+    metrics = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("first", "second")]
+    assert metrics[1]["val/recon_loss"] == pytest.approx(metrics[0]["val/recon_loss"], rel=1e-5)
+
+
+def test_bands_that_ckpt_does_not_take_are_refused(tmp_path, run_pretrain):
+    encoder = swinmim.create_encoder("swinv2_demo", resolution=32, embed_dim=32, head_dim=16, in_chans=1)
+    folder = swinmim.save_encoder(encoder, tmp_path / "grey")
+    with pytest.raises(ConfigError, match=r"has 3 channels and ckpt=.*grey takes 1\. Write the set with --channels 1"):
+        run_pretrain(tmp_path / "run", f"ckpt={folder}")
 
 
 def test_wandb_runs_offline_and_keeps_its_id(tmp_path, run_pretrain, monkeypatch, caplog):

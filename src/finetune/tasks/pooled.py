@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from torch import Tensor, nn
 
@@ -71,6 +71,9 @@ class PooledTask(Task[Config]):
             size, settings.crop_scale, interpolation="bicubic", randaug=settings.randaug, flip=settings.flip
         )
         return training, CenterCrop(size, settings.crop_ratio, settings.crop_mode)
+
+    def evaluation(self) -> dict[str, Any]:
+        return {"crop_pct": self.settings.crop_ratio, "crop_mode": self.settings.crop_mode}
 
     def mix(self, images_BCHW: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
         if self.settings.erasing:

@@ -1,7 +1,8 @@
 """The encoder folder: weights, timm's config and our manifest, where pretraining ends and every task begins.
 
-    config.json         timm's local-dir format: timm.create_model("local-dir:FOLDER", pretrained=True)
-    model.safetensors   parameters under timm's names; head.* if a head came along (`checkpoint.task_model`)
+    config.json         timm's local-dir format: timm.create_model("local-dir:FOLDER", pretrained=True), AutoModel
+    model.safetensors   parameters under timm's names, and a linear head under those of timm's classifier
+    extra.safetensors   only if there is more: another head (`checkpoint.task_model`), SimMIM's mask token and decoder
     manifest.json       see `swinmim.checkpoint.manifest`
 
 config.json is left out where timm cannot express the encoder (main-branch norms of H and G, linear position bias).
@@ -11,23 +12,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import re
+import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from swinmim.checkpoint.coverage import coverage
+from swinmim.checkpoint.coverage import Coverage, coverage
+from swinmim.checkpoint.foreign import BESIDE, SUFFIXES, is_foreign, read_foreign
 from swinmim.checkpoint.manifest import (
     HISTORY,
     IMAGENET_MEAN,
@@ -37,19 +42,25 @@ from swinmim.checkpoint.manifest import (
     manifest_problems,
     read_manifest,
 )
-from swinmim.checkpoint.timm_config import timm_config, timm_obstacle
+from swinmim.checkpoint.timm_config import CLASSIFIER, timm_config, timm_obstacle
+from swinmim.distributed import is_main
 from swinmim.errors import CheckpointError
 from swinmim.models.attention import Attention
 from swinmim.models.errors import nearest
-from swinmim.models.position_bias import POSITION_BIASES, PositionBias
+from swinmim.models.position_bias import PositionBias
 from swinmim.models.recompute import Recompute
-from swinmim.models.swinv2 import Architecture, SwinV2
+from swinmim.models.swinv2 import SwinV2
+from swinmim.models.windows import as_pair
 from swinmim.version import __version__
 
+log = logging.getLogger(__name__)
+
 WEIGHTS_NAME = "model.safetensors"
+EXTRA_NAME = "extra.safetensors"
 CONFIG_NAME = "config.json"
 HEAD = "head."
-"""Before the names of whatever stands on the encoder; reading an encoder passes them by."""
+"""Before the names of whatever answers a task on the encoder."""
+CLASSIFIER_NAMES = (f"{CLASSIFIER}.weight", f"{CLASSIFIER}.bias")
 
 
 class EncoderOptions(TypedDict, total=False):
@@ -74,7 +85,8 @@ def save_encoder(
 ) -> Path:
     """Write an encoder folder, replacing an encoder folder (nothing else) of that name. Returns its path.
 
-    manifest: any of mean, std (default: ImageNet's for 3 channels, else 0.5), recipe, data, metrics, parent, task.
+    manifest: any of mean, std (default: ImageNet's for 3 channels, else 0.5), recipe, data, metrics, parent, task,
+        evaluation.
     weights: stored instead of the encoder's own state dict, where the module does not hold it (ZeRO-3) or where a head
     comes along as head.*, see `checkpoint.task_model`.
     The folder appears under its name only when complete. Raises CheckpointError for other manifest keys, values JSON
@@ -85,6 +97,12 @@ def save_encoder(
         raise CheckpointError(f"{folder} exists and is not an encoder folder{_contents(folder)}; choose another path.")
     full = _manifest(encoder, manifest or {})
     state = {name: tensor.detach() for name, tensor in (weights or encoder.state_dict()).items()}
+    model = {name: state.pop(name) for name in encoder.state_dict() if name in state}
+    num_classes = 0
+    head = {name: tensor.ndim for name, tensor in state.items() if name.startswith(HEAD)}
+    if head == dict(zip(CLASSIFIER_NAMES, (2, 1), strict=True)):
+        model |= {name: state.pop(name) for name in CLASSIFIER_NAMES}
+        num_classes = len(model[f"{CLASSIFIER}.weight"])
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.with_name(f".{folder.name}.draft-{os.getpid()}")
@@ -93,15 +111,24 @@ def save_encoder(
     try:
         full.write(draft)
         if timm_obstacle(encoder) is None:
-            head = {name: tuple(tensor.shape) for name, tensor in state.items() if name.startswith(HEAD)}
-            config = timm_config(encoder, mean=full.mean, std=full.std, head=head)
+            config = timm_config(encoder, full, num_classes)
             (draft / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
-        with _os_errors():
-            save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, draft / WEIGHTS_NAME)
+        write_tensors(draft / WEIGHTS_NAME, model)
+        if state:
+            write_tensors(draft / EXTRA_NAME, state)
         _put_in_place(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return folder
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file, for whom the others of its folder are; the library alone would keep it from other users."""
+    file.touch()
+    mode = stat.S_IMODE(file.stat().st_mode)
+    with _os_errors():
+        save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, file, metadata)
+    file.chmod(mode)
 
 
 @contextmanager
@@ -115,28 +142,48 @@ def _os_errors() -> Iterator[None]:
         raise
 
 
-def load_encoder(path: str | Path, **options: Unpack[EncoderOptions]) -> SwinV2:
-    """The encoder of a folder (see `find_encoder_folder`), in fp32 on the CPU.
+class Stored(NamedTuple):
+    """Weights on disk, and what they are."""
 
-    resolution: pixels; another one than the folder's grows or shrinks the windows, and the position bias extrapolates
-    from the pretrained windows in the manifest. pad: take one that does not fit, see `SwinV2.resize`. in_chans: another
-    number of input channels sums (to 1) or repeats (to more) the patch filters. The others: as for `SwinV2`. Raises
-    CheckpointError when the folder is not one, or does not hold exactly the encoder's parameters (with a coverage
-    report); ValueError for a resolution that does not fit. Under torch.device("meta"): without the weights.
+    place: Path
+    manifest: Manifest
+    read: Callable[[], dict[str, Tensor]]
+    """Every tensor, those beside the encoder too."""
+    report: Coverage | None = None
+    """Of published weights."""
+
+
+def open_encoder(path: str | Path) -> Stored:
+    """What stands at a path: an encoder folder (see `find_encoder_folder`), or published weights of another library."""
+    if not is_foreign(Path(path)):
+        folder = find_encoder_folder(path)
+        return Stored(folder, read_manifest(folder), lambda: read_weights(folder))
+    found = read_foreign(Path(path))
+    return Stored(Path(path), _manifest(found.encoder, found.history), lambda: found.weights, found.report)
+
+
+def load_encoder(path: str | Path, **options: Unpack[EncoderOptions]) -> SwinV2:
+    """The encoder of a folder (see `find_encoder_folder`) or of published weights, in fp32 on the CPU.
+
+    resolution: pixels; another one than the folder's grows or shrinks the windows in proportion, and the position bias
+    extrapolates from the pretrained windows in the manifest. pad: take one that does not fit, see `SwinV2.resize`.
+    in_chans: another number of input channels sums (to 1) or repeats (to more) the patch filters. The others: as for
+    `SwinV2`. Raises CheckpointError when the folder is not one, or does not hold exactly the encoder's parameters (with
+    a coverage report); ValueError for a resolution that does not fit. Under torch.device("meta"): without the weights.
     """
-    folder = find_encoder_folder(path)
-    manifest = read_manifest(folder)
-    encoder = encoder_of(manifest, folder, **options)
+    place, manifest, read, published = open_encoder(path)
+    encoder = encoder_of(manifest, **options)
     if torch.get_default_device().type == "meta":
         return encoder
-    state = {name: t.float() for name, t in read_weights(folder).items() if not name.startswith(HEAD)}
-    stored_chans = _architecture(manifest, folder).in_chans
-    if encoder.in_chans != stored_chans:
-        state = _adapt_channels(state, stored_chans, encoder.in_chans, folder)
+    if published is not None and is_main():
+        log.info("%s: %s", place, published)
+    state = {name: t.float() for name, t in read().items() if not name.startswith(BESIDE)}
+    if encoder.in_chans != manifest.in_chans:
+        state = _adapt_channels(state, manifest.in_chans, encoder.in_chans, place)
     report = coverage(encoder.state_dict(), state)
     if not report.complete:
         raise CheckpointError(
-            f"The weights of {folder} are not those of {encoder.architecture.name} as its manifest describes it:\n"
+            f"The weights of {place} are not those of {encoder.architecture.name} as its manifest describes it:\n"
             f"  {report}\nTake a folder that save_encoder wrote and nobody edited."
         )
     encoder.to_empty(device="cpu")
@@ -144,32 +191,46 @@ def load_encoder(path: str | Path, **options: Unpack[EncoderOptions]) -> SwinV2:
     return encoder
 
 
-def encoder_of(manifest: Manifest, folder: Path, **options: Unpack[EncoderOptions]) -> SwinV2:
-    """The encoder that the manifest of `folder` describes, on the meta device; options and errors as `load_encoder`."""
-    architecture = _architecture(manifest, folder)
+def encoder_of(manifest: Manifest, **options: Unpack[EncoderOptions]) -> SwinV2:
+    """The encoder that a manifest describes, on the meta device; options and errors as `load_encoder`."""
+    architecture = manifest.architecture
     given: dict[str, Any] = dict(options)
     if (in_chans := given.pop("in_chans", None)) is not None:
         architecture = dataclasses.replace(architecture, in_chans=in_chans)
-    if given.get("resolution") is None:
+    if (resolution := given.get("resolution")) is None or as_pair(resolution) == manifest.resolution:
         given["resolution"] = manifest.resolution
         if given.get("window") is None:  # as it was saved, padded or not; later stages clamp the first one's window
             given |= {"window": manifest.windows[0], "pad": True}
+    else:
+        ratios = {side / window for side, window in zip(manifest.resolution, manifest.windows[0], strict=True)}
+        if len(ratios) == 1 and (ratio := ratios.pop()) % architecture.patch_size == 0:  # not so where it was padded
+            architecture = dataclasses.replace(architecture, window_ratio=int(ratio))
     given["position_bias"] = given.get("position_bias") or manifest.position_bias
     with torch.device("meta"):
         return SwinV2(architecture, pretrained_windows=manifest.pretrained_windows, **given)
 
 
+def read_beside(path: str | Path) -> dict[str, Tensor]:
+    """What is stored beside an encoder: a head as head.*, SimMIM's mask_token and decoder.*; empty where nothing is."""
+    return {name: t for name, t in open_encoder(path).read().items() if name.startswith(BESIDE)}
+
+
 def load_manifest(path: str | Path) -> Manifest:
-    """The manifest of an encoder folder (see `find_encoder_folder`)."""
-    return read_manifest(find_encoder_folder(path))
+    """The manifest of an encoder folder (see `find_encoder_folder`), or what it would be of published weights."""
+    return open_encoder(path).manifest
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Every tensor of an encoder folder, a head's too, as stored. Raises CheckpointError for a damaged file."""
-    try:
-        return load_file(folder / WEIGHTS_NAME)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS_NAME} is damaged: {error}. Copy it again or save it anew.") from error
+    tensors: dict[str, Tensor] = {}
+    for file in (folder / WEIGHTS_NAME, folder / EXTRA_NAME):
+        if file.name == EXTRA_NAME and not file.exists():
+            continue
+        try:
+            tensors |= load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} is damaged: {error}. Copy it again or save it anew.") from error
+    return tensors
 
 
 def find_encoder_folder(path: str | Path) -> Path:
@@ -188,10 +249,12 @@ def find_encoder_folder(path: str | Path) -> Path:
         raise CheckpointError(
             f"{path} is a file. {wanted}; give the folder"
             + (f" ({path.parent})." if (path.parent / MANIFEST_NAME).is_file() else ".")
+            + f" Published weights end in {', '.join(SUFFIXES)}."
         )
-    if (path / CONFIG_NAME).is_file() and (path / WEIGHTS_NAME).is_file():
+    if is_foreign(path):
         raise CheckpointError(
-            f"{path} has {CONFIG_NAME} but no {MANIFEST_NAME}: a model of timm or Hugging Face. Convert it first."
+            f"{path} has no {MANIFEST_NAME}: a model of timm or Hugging Face. Convert it first: "
+            f"python scripts/convert_weights.py {shlex.quote(str(path))} FOLDER"
         )
     raise CheckpointError(f"{path} is not an encoder folder{_contents(path)}. {wanted}; a run has it as encoder/.")
 
@@ -200,37 +263,27 @@ def _manifest(encoder: SwinV2, history: Mapping[str, Any]) -> Manifest:
     for key in history:
         if key not in HISTORY:
             raise CheckpointError(f"The manifest takes {', '.join(HISTORY)}; got {key!r}.{nearest(key, HISTORY)}")
-    given = dict(history)
+    given = {key: value for key, value in history.items() if value is not None}
     rgb = encoder.in_chans == len(IMAGENET_MEAN)
     for key, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
         values = tuple(float(v) for v in given.get(key) or (default if rgb else (0.5,) * encoder.in_chans))
         if len(values) != encoder.in_chans:
             raise CheckpointError(f"{key} has one value for each of the {encoder.in_chans} channels; got {values}.")
         given[key] = values
-    return Manifest(
-        architecture=dataclasses.asdict(encoder.architecture),
-        resolution=encoder.resolution,
-        windows=tuple(stage.window for stage in encoder.stages),
-        pretrained_windows=encoder.pretrained_windows,
-        position_bias=encoder.position_bias,
-        in_chans=encoder.in_chans,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={"swinmim": __version__} | {name: metadata.version(name) for name in ("torch", "timm")},
-        **given,
-    )
-
-
-def _architecture(manifest: Manifest, folder: Path) -> Architecture:
-    if manifest.position_bias not in POSITION_BIASES:
-        raise CheckpointError(
-            f"{folder / MANIFEST_NAME}: position_bias is one of {', '.join(POSITION_BIASES)}; "
-            f"got {manifest.position_bias!r}."
-        )
     try:
-        return TypeAdapter(Architecture).validate_python(manifest.architecture)
+        return Manifest(
+            architecture=encoder.architecture,
+            resolution=encoder.resolution,
+            windows=tuple(stage.window for stage in encoder.stages),
+            pretrained_windows=encoder.pretrained_windows,
+            position_bias=encoder.position_bias,
+            in_chans=encoder.in_chans,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions={"swinmim": __version__} | {name: metadata.version(name) for name in ("torch", "timm")},
+            **given,
+        )
     except ValidationError as error:
-        problems = "; ".join(manifest_problems(error))
-        raise CheckpointError(f"{folder / MANIFEST_NAME} describes no SwinV2 of this version: {problems}.") from error
+        raise CheckpointError(f"An encoder folder cannot hold this: {', '.join(manifest_problems(error))}.") from error
 
 
 def _adapt_channels(state: dict[str, Tensor], old: int, new: int, folder: Path) -> dict[str, Tensor]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
-from annotated_types import Gt, MinLen
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from annotated_types import Ge, Gt, Le, MaxLen, MinLen
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 from pydantic_core import from_json
 
 from swinmim.errors import CheckpointError
+from swinmim.models.architecture import Architecture
+from swinmim.models.position_bias import PositionBias
+from swinmim.models.windows import stage_windows
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -20,8 +24,28 @@ MAX_BYTES = 64_000_000
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-Positive = Annotated[int, Gt(0)]
-Windows = Annotated[tuple[tuple[Positive, Positive], ...], MinLen(1)]
+# Far beyond what was ever trained, and little enough that a description costs neither memory nor time.
+MOST_PIXELS, MOST_TOKENS = 2**14, 2**9  # a side
+Pixels = Annotated[int, Gt(0), Le(MOST_PIXELS)]
+Tokens = Annotated[int, Gt(0), Le(MOST_TOKENS)]
+Windows = Annotated[tuple[tuple[Tokens, Tokens], ...], MinLen(1), MaxLen(8)]
+Deviation = Annotated[FiniteFloat, Ge(1e-6)]
+_LARGEST = {
+    "embed_dim": 2**14, "head_dim": 2**14, "patch_size": 2**9, "mlp_ratio": 64, "window_ratio": 2**14, "in_chans": 2**12
+}  # fmt: skip
+_MOST_BLOCKS, _MOST_STAGES, _LARGEST_WINDOW = 500, 8, 2**14
+
+
+class Evaluation(BaseModel):
+    """How an image becomes what the weights are judged on, in timm's words."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    crop_pct: Annotated[FiniteFloat, Gt(0), Le(1)] = 1.0
+    """Share of the image's side that is kept."""
+    crop_mode: Literal["center", "squash"] = "center"
+    """center cuts what does not fit the resolution's aspect, squash bends the image into it."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
 
 class Manifest(BaseModel):
@@ -29,19 +53,19 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    architecture: dict[str, Any]
-    """Fields of `swinmim.models.swinv2.Architecture`."""
-    resolution: tuple[Positive, Positive]
+    architecture: Architecture
+    resolution: tuple[Pixels, Pixels]
     """Pixels, (H, W)."""
     windows: Windows
     """Window of each stage at this resolution, tokens."""
     pretrained_windows: Windows
     """Window of each stage that the position bias is measured in."""
-    position_bias: str
-    in_chans: Positive
-    mean: tuple[float, ...]
+    position_bias: PositionBias
+    in_chans: int
+    mean: tuple[FiniteFloat, ...]
     """Of the normalisation, per channel, for pixels in 0..1."""
-    std: tuple[float, ...]
+    std: tuple[Deviation, ...]
+    evaluation: Evaluation = Evaluation()
     recipe: dict[str, Any] = Field(default_factory=dict)
     """Settings of the training that made the weights."""
     data: dict[str, Any] = Field(default_factory=dict)
@@ -57,6 +81,39 @@ class Manifest(BaseModel):
     """Of the libraries that wrote the folder."""
     format_version: int = FORMAT_VERSION
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        """Raises ValueError for numbers that cannot be true together, or would cost memory before weights are read."""
+        a, channels = self.architecture, self.architecture.in_chans
+        for field, largest in _LARGEST.items():
+            if getattr(a, field) > largest:
+                raise ValueError(f"architecture.{field} is at most {largest}; got {getattr(a, field)}")
+        if a.num_stages > _MOST_STAGES or sum(a.depths) > _MOST_BLOCKS:
+            most = f"{_MOST_STAGES} stages and {_MOST_BLOCKS} blocks"
+            raise ValueError(f"architecture.depths has at most {most}; got {str(a.depths)[:60]}")
+        for field, found in (("in_chans", self.in_chans), ("mean", len(self.mean)), ("std", len(self.std))):
+            if found != channels:
+                raise ValueError(f"{field} is of {found} channels, the architecture of {channels}")
+        if math.prod(self.windows[0]) > _LARGEST_WINDOW:
+            raise ValueError(f"a window has at most {_LARGEST_WINDOW} tokens; got {self.windows[0]}")
+        stages = stage_windows(
+            self.resolution,
+            patch_size=a.patch_size,
+            num_stages=a.num_stages,
+            window_ratio=a.window_ratio,
+            window=self.windows[0],
+            pad=True,
+        )
+        if (windows := tuple(stage.window for stage in stages)) != self.windows:
+            raise ValueError(
+                f"windows at {self.resolution} px are {windows} for the first of these; got {self.windows}"
+            )
+        if len(self.pretrained_windows) != a.num_stages:
+            raise ValueError(
+                f"pretrained_windows has one of each of the {a.num_stages} stages; got {self.pretrained_windows}"
+            )
+        return self
+
     def write(self, folder: Path) -> None:
         """Write manifest.json into `folder`. Raises CheckpointError for a value JSON cannot hold."""
         try:
@@ -69,22 +126,27 @@ class Manifest(BaseModel):
 
     def history(self) -> dict[str, Any]:
         """What another folder of the same weights says of their origin: the fields that `save_encoder` takes."""
-        return {name: value for name in HISTORY if (value := getattr(self, name)) is not None}
+        return {name: value for name, value in self.model_dump(include=set(HISTORY)).items() if value is not None}
 
 
-HISTORY = ("mean", "std", "recipe", "data", "metrics", "parent", "task")
+HISTORY = ("mean", "std", "recipe", "data", "metrics", "parent", "task", "evaluation")
 """The fields that a caller of `save_encoder` gives; the others are read off the encoder."""
+
+
+def read_json(path: Path) -> Any:
+    """The content of a small JSON file from outside. Raises CheckpointError for another file, size or depth."""
+    try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise CheckpointError(f"{path} has {size:,} bytes, more than a manifest can ({MAX_BYTES:,}).")
+        return from_json(path.read_bytes(), allow_inf_nan=False)  # refuses deep nesting, unlike json
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read manifest.json of an encoder folder. Raises CheckpointError if it is not one this version can read."""
     path = folder / MANIFEST_NAME
-    try:
-        if (size := path.stat().st_size) > MAX_BYTES:
-            raise CheckpointError(f"{path} has {size:,} bytes, more than a manifest can ({MAX_BYTES:,}).")
-        content = from_json(path.read_bytes(), allow_inf_nan=False)  # refuses deep nesting, unlike json
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
+    content = read_json(path)
     if not isinstance(content, dict) or "architecture" not in content:
         raise CheckpointError(f"{path} is not the manifest of an encoder folder (it names no architecture).")
     version = content.get("format_version")
@@ -110,6 +172,8 @@ def manifest_problems(error: ValidationError) -> list[str]:
                 found.append(f"{name} is missing")
             case "extra_forbidden" | "unexpected_keyword_argument":
                 found.append(f"{name} is unknown")
+            case "value_error":
+                found.append(item["msg"].removeprefix("Value error, "))
             case _:
-                found.append(f"{name}: {item['msg'].removeprefix('Value error, ')}; got {str(item['input'])[:60]!r}")
+                found.append(f"{name}: {item['msg']}; got {str(item['input'])[:60]!r}")
     return found

@@ -16,7 +16,7 @@ from swinmim.errors import CheckpointError
 
 Layout = Literal["official", "timm", "huggingface"]
 
-_TABLES = ("relative_coords_table", "relative_position_index", "attn_mask", "k_bias")  # computed, not learnt
+TABLES = ("relative_coords_table", "relative_position_index", "attn_mask", "k_bias")  # computed, not learnt
 _WRAPPERS = re.compile(r"^(module\.|_orig_mod\.|model\.|backbone\.)+")
 
 _HUGGINGFACE = (  # ours, theirs; ^ and $ are the ends of a name
@@ -76,7 +76,7 @@ def to_ours(state: Mapping[str, Tensor], layout: Layout | None = None) -> dict[s
         if layout == "huggingface":
             name = _rename(name.removeprefix("swinv2."), (pair[::-1] for pair in _HUGGINGFACE))
         name = name.removeprefix("encoder.").replace(".rpe_mlp.", ".cpb_mlp.")
-        if name.rsplit(".", 1)[-1] in _TABLES:
+        if name.rsplit(".", 1)[-1] in TABLES:
             continue
         if layout != "timm":
             name = re.sub(r"^layers\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) + 1}.downsample.", name)

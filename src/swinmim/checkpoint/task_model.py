@@ -1,8 +1,8 @@
-"""A task model in an encoder folder: the head of any task beside the encoder, under head.* in model.safetensors.
+"""A task model in an encoder folder: the head of any task beside the encoder, under head.*.
 
 A head of one linear layer has timm's names of its classifier, so that timm builds encoder and head; another one keeps
-its own names, and timm builds the encoder alone. manifest["task"] says what the outputs mean; which module the head is
-knows only who trained it.
+its own names in a file of its own, and timm builds the encoder alone. manifest["task"] says what the outputs mean;
+which module the head is knows only who trained it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from swinmim.checkpoint.coverage import coverage
-from swinmim.checkpoint.encoder import HEAD, find_encoder_folder, read_weights, save_encoder
+from swinmim.checkpoint.encoder import HEAD, find_encoder_folder, read_beside, save_encoder
 from swinmim.checkpoint.timm_config import CLASSIFIER
 from swinmim.errors import CheckpointError
 from swinmim.models.swinv2 import SwinV2
@@ -45,7 +45,7 @@ def save_task_model(
 
 def read_head(path: str | Path) -> dict[str, Tensor]:
     """The state dict of the head stored with an encoder (see `find_encoder_folder`); empty where there is none."""
-    head = under(HEAD, read_weights(find_encoder_folder(path)))
+    head = under(HEAD, read_beside(path))
     classifier = under(CLASSIFIER.removeprefix(HEAD) + ".", head)
     return classifier if len(classifier) == len(head) and classifier.keys() <= _LINEAR else head
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
+from swinmim.checkpoint.manifest import Manifest
 from swinmim.models.swinv2 import SwinV2
 
 # The registered entry only names the family; model_args below overrides all that it sets.
@@ -36,17 +36,11 @@ def timm_obstacle(encoder: SwinV2) -> str | None:
     return None
 
 
-def timm_config(
-    encoder: SwinV2, *, mean: Sequence[float], std: Sequence[float], head: Mapping[str, tuple[int, ...]]
-) -> dict[str, Any]:
-    """config.json of a timm local-dir model. The encoder must have no `timm_obstacle`.
+def timm_config(encoder: SwinV2, manifest: Manifest, num_classes: int) -> dict[str, Any]:
+    """config.json of a timm local-dir model, which transformers reads too. The encoder must have no `timm_obstacle`.
 
-    head: name -> shape of the weights beside the encoder's. timm builds its classifier for `CLASSIFIER`; where the head
-    is anything else, the encoder alone.
+    num_classes: of the linear classifier beside the encoder, 0 without. Names of them are the manifest's.
     """
-    num_classes = head.get(f"{CLASSIFIER}.weight", (0,))[0]
-    # timm takes weights that are left over only where they have another number of classes than the model it builds
-    stored_classes = num_classes if num_classes or not head else -1
     architecture = encoder.architecture
     depth = architecture.depths[2] if architecture.num_stages > 2 else 0
     windows = [list(stage.window) for stage in encoder.stages]
@@ -55,14 +49,14 @@ def timm_config(
     pretrained = [0] * len(windows) if renormalised else [list(window) for window in encoder.pretrained_windows]
     return {
         "architecture": _TIMM_ENTRIES.get((architecture.embed_dim, depth), _ANY_ENTRY),
-        "num_classes": stored_classes,
+        "num_classes": num_classes,
+        **({"label_names": names} if (names := class_names(manifest, num_classes)) else {}),
         "num_features": encoder.num_features,
         "global_pool": "avg",
         "model_args": {
             "img_size": list(encoder.resolution),
             "patch_size": architecture.patch_size,
             "in_chans": encoder.in_chans,
-            "num_classes": num_classes,
             "embed_dim": architecture.embed_dim,
             "depths": list(architecture.depths),
             "num_heads": list(architecture.num_heads),
@@ -71,15 +65,20 @@ def timm_config(
             "pretrained_window_sizes": pretrained,
         },
         "pretrained_cfg": {
-            "num_classes": stored_classes,
+            "num_classes": num_classes,
             "input_size": [encoder.in_chans, *encoder.resolution],
             "fixed_input_size": True,
             "pool_size": list(encoder.stages[-1].grid),
-            "crop_pct": 1.0,
-            "interpolation": "bicubic",
-            "mean": list(mean),
-            "std": list(std),
+            **manifest.evaluation.model_dump(),
+            "mean": list(manifest.mean),
+            "std": list(manifest.std),
             "first_conv": "patch_embed.proj",
             "classifier": CLASSIFIER,
         },
     }
+
+
+def class_names(manifest: Manifest, num_classes: int) -> list[str]:
+    """What the classifier's outputs are called, in their order; empty where the manifest does not name each of them."""
+    names = (manifest.task or {}).get("classes")
+    return [str(name) for name in names] if isinstance(names, list | tuple) and len(names) == num_classes else []

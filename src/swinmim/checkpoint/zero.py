@@ -125,7 +125,7 @@ def to_encoder_folder(step: Path, folder: Path, like: Path | None = None) -> Pat
     inspect(state)
     like = like or step / "encoder"
     manifest = read_manifest(like)
-    encoder = encoder_of(manifest, like)
+    encoder = encoder_of(manifest)
     weights = merged_weights(state)
     report = coverage(encoder.state_dict(), under("encoder.", weights))
     if not report.complete:

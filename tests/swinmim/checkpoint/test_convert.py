@@ -57,7 +57,14 @@ def test_official(encoder, tmp_path, old):
         state = {name.replace("cpb_mlp", "rpe_mlp"): tensor for name, tensor in state.items()}
     torch.save({"model": state, "epoch": 3}, tmp_path / "official.pth")
     report = convert(tmp_path / "official.pth", tmp_path / "encoder")
-    assert str(report) == f"loaded {len(encoder.state_dict())}/{len(encoder.state_dict())}"
+    assert str(report) == (
+        f"loaded {len(encoder.state_dict())}/{len(encoder.state_dict())}\n"
+        "  official names\n"
+        "  architecture swinv2_custom: embed_dim 32, depths (2, 2), head_dim 16, patch_size 4, mlp_ratio 4.0, "
+        "in_chans 3\n"
+        "  resolution 64x64 px, windows 4x4, 4x4, position bias in units of 4x4, 4x4\n"
+        "  dropped 4 tables, which are computed: relative_position_index, relative_coords_table, attn_mask"
+    )
     assert_same(tmp_path / "encoder", encoder)
     assert load_manifest(tmp_path / "encoder").pretrained_windows == ((4, 4), (4, 4))
 
@@ -74,14 +81,16 @@ def test_official_weights_at_a_grown_window_keep_their_unit(encoder, tmp_path, p
 
 
 def test_the_name_of_a_timm_model_says_its_geometry(tmp_path):
-    """As on the hub: config.json names the model and gives no arguments."""
+    """As on the hub, where config.json gives no arguments; here those that make the model small."""
     name = "swinv2_base_window12to24_192to384"
     small = {"embed_dim": 32, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8), "num_classes": 0}
     twin = timm.create_model(name, pretrained=False, **small).eval()
     for parameter in twin.parameters():
         torch.nn.init.normal_(parameter, 0.2, 0.3)
     (tmp_path / "hub").mkdir()
-    (tmp_path / "hub" / "config.json").write_text(json.dumps({"architecture": name, "num_classes": 0}))
+    (tmp_path / "hub" / "config.json").write_text(
+        json.dumps({"architecture": name, "num_classes": 0, "model_args": small})
+    )
     save_file(twin.state_dict(), tmp_path / "hub" / "model.safetensors")
     convert(tmp_path / "hub", tmp_path / "encoder")
     encoder = load_encoder(tmp_path / "encoder")
@@ -191,6 +200,16 @@ def test_hugging_face_and_back(encoder, tmp_path):
     assert (theirs - ours).abs().max() <= 1e-5 * ours.detach().abs().max()
     convert(tmp_path / "hf", tmp_path / "back")
     assert_same(tmp_path / "back", encoder)
+
+
+def test_a_folder_of_ours_is_not_converted(encoder, tmp_path):
+    """It would lose what it says of itself."""
+    folder = save_encoder(encoder, tmp_path / "encoder")
+    for source in (folder, folder / "model.safetensors"):
+        for destination in (folder, tmp_path / "other"):
+            with pytest.raises(CheckpointError, match="is an encoder folder already, or in one"):
+                convert(source, destination)
+    assert not (tmp_path / "other").exists()
 
 
 def test_names_there_and_back(encoder):

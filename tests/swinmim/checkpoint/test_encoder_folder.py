@@ -72,7 +72,7 @@ def test_manifest(tmp_path):
     assert manifest.resolution == (64, 64)
     assert manifest.windows == ((8, 8), (8, 8))
     assert manifest.pretrained_windows == ((4, 4), (4, 4))
-    assert manifest.architecture["depths"] == [2, 2]
+    assert manifest.architecture.depths == (2, 2)
     assert manifest.versions.keys() == {"swinmim", "torch", "timm"}
     assert manifest.created.startswith("20")
 
@@ -201,7 +201,9 @@ def test_wrong_folders(tmp_path, folder):
     foreign.mkdir()
     for name in ("config.json", "model.safetensors"):
         (foreign / name).write_bytes((folder / name).read_bytes())
-    cases.append((foreign, "a model of timm or Hugging Face"))
+    assert equal(swinmim.load_encoder(foreign), swinmim.load_encoder(folder))  # by what it tells timm
+    with pytest.raises(CheckpointError, match=r"a model of timm or Hugging Face\. Convert it first: python scripts"):
+        find_encoder_folder(foreign)
     for path, message in cases:
         with pytest.raises(CheckpointError, match=message):
             swinmim.load_encoder(path)
@@ -214,14 +216,44 @@ def test_wrong_folders(tmp_path, folder):
         ({"colour": "blue"}, "colour is unknown"),
         ({"resolution": None}, "resolution is missing"),
         ({"architecture": None}, "names no architecture"),
-        ({"architecture": {"name": "x"}}, "describes no SwinV2"),
+        (
+            {"architecture": {"name": "x"}},
+            "is damaged: architecture.embed_dim is missing, architecture.depths is missing",
+        ),
         ({"architecture": {"name": "x", "embed_dim": 32.5, "depths": [2]}}, r"embed_dim: .*; got '32\.5'"),
         ({"architecture": {"name": "x", "embed_dim": 30, "depths": [2]}}, "embed_dim must be a multiple of head_dim"),
-        ({"position_bias": "sine"}, "position_bias is one of"),
+        ({"position_bias": "sine"}, "position_bias: Input should be 'log', 'log_renormalised' or 'linear'; got 'sine'"),
         ({"resolution": [32]}, "is damaged: resolution.1 is missing"),
         ({"windows": []}, "is damaged: windows: .*at least 1 item"),
         ({"windows": [[4, "x"]]}, r"is damaged: windows\.0\.1: .*; got 'x'"),
         ({"mean": 0.5}, "is damaged: mean: .*; got '0.5'"),
+        ({"windows": [[2**40, 2**40]] * 2}, r"windows\.0\.0: .*less than or equal to 512; got '1099511627776'"),
+        ({"windows": [[256, 256]] * 2}, r"a window has at most 16384 tokens; got \(256, 256\)"),
+        ({"windows": [[4, 4]]}, r"windows at \(32, 32\) px are .*; got \(\(4, 4\),\)"),
+        ({"windows": [[4, 4], [2, 2]]}, "windows at"),
+        ({"pretrained_windows": [[4, 4]]}, "pretrained_windows has one of each of the 2 stages"),
+        ({"pretrained_windows": [[0, 4], [4, 4]]}, r"pretrained_windows\.0\.0: .*greater than 0"),
+        ({"resolution": [2**40, 32]}, r"resolution\.0: .*less than or equal to 16384"),
+        (
+            {"architecture": {"name": "x", "embed_dim": 32, "depths": [2, 10**7]}},
+            r"at most 8 stages and 500 blocks; got",
+        ),
+        ({"architecture": {"name": "x", "embed_dim": 32, "depths": [1] * 50}}, r"at most 8 stages and 500 blocks; got"),
+        (
+            {"architecture": {"name": "x", "embed_dim": 2**40, "depths": [2, 2]}},
+            "architecture.embed_dim is at most 16384",
+        ),
+        (
+            {"architecture": {"name": "x", "embed_dim": 32, "depths": [2, 2], "mlp_ratio": 1e300}},
+            "mlp_ratio is at most 64",
+        ),
+        ({"in_chans": 4}, "in_chans is of 4 channels, the architecture of 3"),
+        ({"mean": [0.5]}, "mean is of 1 channels, the architecture of 3"),
+        ({"mean": [0.5, 0.5, 1e400]}, r"mean\.2: .*finite number|cannot be read as JSON"),
+        ({"std": [0.5, 0.5, 0]}, r"std\.2: .*greater than or equal to 0\.000001; got '0'"),
+        ({"std": [0.5, 0.5, -1]}, r"std\.2: .*greater than or equal to 0\.000001; got '-1'"),
+        ({"evaluation": {"crop_pct": 0}}, r"evaluation\.crop_pct: .*greater than 0"),
+        ({"evaluation": {"crop_mode": "border"}}, "evaluation.crop_mode: Input should be 'center' or 'squash'"),
     ],
 )
 def test_damaged_manifests(folder, change, message):
@@ -268,4 +300,6 @@ def test_wrong_arguments(tmp_path, arguments, message):
 
 def test_architecture_survives_json(folder):
     manifest = load_manifest(folder)
-    assert dataclasses.asdict(swinmim.load_encoder(folder).architecture) == manifest.architecture | {"depths": (2, 2)}
+    assert swinmim.load_encoder(folder).architecture == manifest.architecture
+    content = json.loads((folder / "manifest.json").read_text())
+    assert content["architecture"] == dataclasses.asdict(manifest.architecture) | {"depths": [2, 2]}
