@@ -19,6 +19,8 @@ class MixConfig:
     """Share of each global batch, relative to 1 for `data.path`."""
 
     def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("path is empty, which would be the current directory. Name a set; that directory is .")
         if not 0 < self.weight < math.inf:
             raise ValueError(f"weight must be positive and finite, got {self.weight}")
 
@@ -60,6 +62,10 @@ class DataConfig:
     """Share of undecodable images beyond which the run stops."""
 
     def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("path is empty, which would be the current directory. Add data.path=DIR (data.path=. if meant)")
+        if self.cache_dir == "":
+            raise ValueError("cache_dir is empty. Name a directory, or null for ~/.cache/swinmim")
         if not 0 <= self.val_ratio < 1:
             raise ValueError(f"val_ratio must lie between 0 and 1, got {self.val_ratio}")
         if self.num_workers < 0:
@@ -98,6 +104,8 @@ class LabelledDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.val_path == "":
+            raise ValueError("val_path is empty. Name a directory, or null to hold out a part of path")
         if self.mix or self.streaming_samples is not None:
             raise ValueError(
                 "mix and streaming_samples are for pretraining; fine-tuning reads one labelled, indexed set"
