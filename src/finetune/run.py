@@ -63,6 +63,7 @@ class FinetuneParts:
             seed=config.seed,
             global_batch=config.global_batch_size,
             batch_size=config.batch_size,
+            processes=config.trainer.devices_per_node,
         )
         return ShardData(train, val, *self.task.views(shape.resolution), settings)
 

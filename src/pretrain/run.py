@@ -54,7 +54,7 @@ class PretrainParts:
         Raises ConfigError: the set's channels are not the model's; DataError: the set is too small.
         """
         config = self.config
-        shards = open_data(config.data)
+        shards = open_data(config.data, config.model.in_chans)
         if shards.channels != config.model.in_chans:
             raise ConfigError(
                 f"{config.data.path} has {shards.channels} channels and model.in_chans={config.model.in_chans}. "
@@ -62,7 +62,12 @@ class PretrainParts:
             )
         size = shape.encoder.resolution
         settings = loader_settings(
-            config.data, size, seed=config.seed, global_batch=config.global_batch_size, batch_size=config.batch_size
+            config.data,
+            size,
+            seed=config.seed,
+            global_batch=config.global_batch_size,
+            batch_size=config.batch_size,
+            processes=config.trainer.devices_per_node,
         )
         view = RandomCrop(size, config.augment.scale, config.augment.ratio)
         return pretrain_data(config.data, shards, view, CenterCrop(size, 1.0), settings)

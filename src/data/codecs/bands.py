@@ -14,6 +14,7 @@ NPY_MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 1024  # bytes; that of a (H, W, C) array takes 118
 MAX_BYTES = 512 * 1024 * 1024  # of one file and of one array; nothing larger is read into memory
 FULL_RANGE = (0, 65535)
+LIMIT_NAMES = "(data.max_pixels, or --max-pixels of data.write)"  # where max_pixels is set
 
 Bits = Literal[8, 16]
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -60,7 +61,7 @@ def channel_axis(shape: tuple[int, ...], dtype: np.dtype[Any], channels: int, ma
         raise DecodeError(f"shape {shape} is not (height, width, {channels}) or ({channels}, height, width)")
     size = math.prod(full)
     if size // channels > max_pixels:
-        raise DecodeError(f"{shape} exceeds max_pixels={max_pixels}")
+        raise DecodeError(f"{shape} exceeds max_pixels={max_pixels} {LIMIT_NAMES}")
     if size * dtype.itemsize > MAX_BYTES:
         raise DecodeError(f"{size * dtype.itemsize} bytes of {shape} exceed the limit of {MAX_BYTES} for one image")
     return 2 if full[2] == channels else 0

@@ -10,9 +10,12 @@ from data.shards.lock import shared_lock
 from data.shards.manifest import VERSION, is_shard_set
 from data.sources.folder import FolderSource, read_folder
 from data.sources.source import Source
+from data.write.left_out import TooManyLeftOut
 from data.write.writer import WriteOptions, progress_bar, write_shards
 from swinmim.distributed import is_main
 from swinmim.errors import DataError, UserError
+
+_NAME_BYTES = 200  # of a folder's; leaves room for what stands behind it
 
 
 def _say(text: str) -> None:
@@ -32,7 +35,9 @@ def packed(dest: Path, read: Callable[[], Source], options: WriteOptions, label:
         partial = dest.with_name(f"{dest.name}.partial")  # the lock keeps others out; a killed packing goes on here
         try:
             with progress_bar(label) as progress:
-                report = write_shards(read(), partial, options, progress)
+                report = write_shards(read(), partial, options, progress, setting="data.max_bad_fraction=")
+        except TooManyLeftOut:
+            raise  # the next start goes on here
         except UserError:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -42,14 +47,15 @@ def packed(dest: Path, read: Callable[[], Source], options: WriteOptions, label:
                 f" ({error.strerror or error}). Make room, or choose another data.cache_dir; the next start goes on."
             ) from error
         partial.rename(dest)
-    _say(f"{report}; packed into {dest}" + (f" (reasons in {dest / 'bad.jsonl'})" if report.skipped else ""))
+    _say(f"{report}; packed into {dest}{report.left_out(dest)}")
     return dest
 
 
 def _cache_name(source: FolderSource, options: WriteOptions) -> str:
     listing = [(item.name, item.label, item.size, item.mtime_ns) for item in source.items]
     text = json.dumps([VERSION, str(source.root.resolve()), options.recorded(), source.classes, listing])
-    return f"{source.root.resolve().name or 'root'}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    name = source.root.resolve().name.encode()[:_NAME_BYTES].decode(errors="ignore") or "root"
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def pack(
@@ -63,6 +69,7 @@ def pack(
     The copy is reused as long as the listing (paths, sizes, times) and the options stay the same.
 
     Raises:
+        TooManyLeftOut: more unusable files than the options allow; the next call goes on where this one ended.
         DataError: path missing, no images, nothing usable, or classes that differ from `classes`.
     """
     options = options or WriteOptions()
