@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.codecs.bands import FULL_RANGE, LIMIT_NAMES, Bits, Pixels, is_array, read_npy, to_bits
+from data.codecs.bands import BANDS_NAMES, FULL_RANGE, LIMIT_NAMES, Bits, Pixels, is_array, read_npy, to_bits
 from data.codecs.bands import MAX_BYTES as MAX_BYTES
 from data.codecs.deep import deep_values, raw_mode
 from data.codecs.jpeg import SOI, JpegHeader, decode_jpeg, decoder_size, jpeg_header
@@ -212,7 +212,7 @@ def read_bands(
 
 def _read_deep_png(data: bytes, channels: int, max_pixels: int, bits: int) -> NDArray[np.int64]:
     if channels not in (1, 3):
-        raise DecodeError(f"images have 1 or 3 channels, the set wants {channels}: store .npy or TIFF")
+        raise DecodeError(f"images have 1 or 3 channels, the set wants {channels}: store .npy or TIFF {BANDS_NAMES}")
     if not is_png(data) or data[24:25] != b"\x10":
         raise DecodeError(f"this image has 8 bits, the set wants {bits}: store .npy, TIFF or 16-bit PNG")
     image = read_header(data, max_pixels)
