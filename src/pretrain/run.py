@@ -23,6 +23,7 @@ from swinmim.config import config_errors, load
 from swinmim.errors import ConfigError
 from swinmim.models.architecture import get_architecture
 from swinmim.models.swinv2 import SwinV2
+from swinmim.paths import shell_quoted
 from swinmim.training.callbacks.checkpoint import Monitor
 from swinmim.training.execute import execute
 from swinmim.training.module import Build, Plan, Provenance
@@ -108,7 +109,9 @@ class PretrainParts:
         if (pictures := output_dir / "reconstructions").is_dir():  # streams hold nothing out to draw
             lines.append(f"pictures  {pictures}")
         lines.append(f"encoder   {output_dir / 'encoder'}")
-        lines.append(f"next      python -m finetune ckpt={output_dir} data.path=LABELLED_FOLDER resolution=...")
+        lines.append(
+            f"next      python -m finetune ckpt={shell_quoted(output_dir)} data.path=LABELLED_FOLDER resolution=..."
+        )
         return "\n".join(lines)
 
 

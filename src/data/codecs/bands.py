@@ -59,7 +59,9 @@ def channel_axis(shape: tuple[int, ...], dtype: np.dtype[Any], channels: int, ma
         raise DecodeError(f"{dtype} values have no known range; store uint8 or uint16")
     full = (*shape, 1) if len(shape) == 2 else shape
     if len(full) != 3 or channels not in (full[2], full[0]) or min(full) < 1:
-        raise DecodeError(f"shape {shape} is not (height, width, {channels}) or ({channels}, height, width) {BANDS_NAMES}")
+        raise DecodeError(
+            f"shape {shape} is not (height, width, {channels}) or ({channels}, height, width) {BANDS_NAMES}"
+        )
     size = math.prod(full)
     if size // channels > max_pixels:
         raise DecodeError(f"{shape} exceeds max_pixels={max_pixels} {LIMIT_NAMES}")

@@ -28,8 +28,10 @@ _SLACK = 1 << 16  # bytes by which a strip may be longer than its pixels
 
 
 class TiffHeader(NamedTuple):
-    """Of the first page: bits of the deepest channel, whether the channels lie apart, orientation 1..8, bands, size; and
-    how many pages there are."""
+    """Of the first page: bits of the deepest channel, whether the channels lie apart, orientation 1..8, bands, size.
+
+    pages: how many there are.
+    """
 
     bits: int
     planar: bool

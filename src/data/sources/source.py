@@ -44,6 +44,7 @@ INDEX = "the index of a shard"
 TWICE = "a link to a folder that is read under another name"
 NO_EXTENSION = "no extension, and no image by its first bytes"
 _DOCUMENTS = ("txt", "json", "jsonl", "xml", "csv", "tsv", "md", "rst", "html", "yaml", "yml", "log", "pdf")
+_READ_BY_PEOPLE = ("readme", "license", "copying", "makefile")
 
 
 def not_an_image(name: str) -> str | None:
@@ -58,7 +59,9 @@ def not_an_image(name: str) -> str | None:
 
 def is_lost(name: str, reason: str) -> bool:
     """Whether a file that is left out for this reason may be an image that someone misses: no text beside images."""
-    return reason not in (INDEX, TWICE) and os.path.splitext(name)[1].lower().lstrip(".") not in _DOCUMENTS
+    stem, extension = os.path.splitext(os.path.basename(name).lower())
+    document = extension[1:] in _DOCUMENTS or (reason == NO_EXTENSION and stem in _READ_BY_PEOPLE)
+    return not document and reason not in (INDEX, TWICE)
 
 
 def open_file(path: Path) -> BinaryIO:

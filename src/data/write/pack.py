@@ -14,6 +14,7 @@ from data.write.left_out import TooManyLeftOut
 from data.write.writer import WriteOptions, progress_bar, write_shards
 from swinmim.distributed import is_main
 from swinmim.errors import DataError, UserError
+from swinmim.paths import shell_quoted
 
 _NAME_BYTES = 200  # of a folder's; leaves room for what stands behind it
 
@@ -75,4 +76,10 @@ def pack(
     options = options or WriteOptions()
     source = read_folder(folder, classes)
     dest = Path(cache_dir) / _cache_name(source, options)
+    if options.channels not in (1, 3) and not is_shard_set(dest):
+        _say(
+            f"packing {options.channels} bands of 8 bits; 16-bit values count from 0 to 65535. For another range, or to"
+            f" keep 16 bits: python -m data.write {shell_quoted(source.root)} SHARDS --channels {options.channels}"
+            " --value-range LOW HIGH --bits 16, and data.path=SHARDS"
+        )
     return packed(dest, lambda: source, options, f"packing {source.root.name}")
