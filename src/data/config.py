@@ -19,6 +19,8 @@ class MixConfig:
     """Share of each global batch, relative to 1 for `data.path`."""
 
     def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("path is empty, which would be the current directory. Name a set; that directory is .")
         if not 0 < self.weight < math.inf:
             raise ValueError(f"weight must be positive and finite, got {self.weight}")
 
@@ -55,17 +57,28 @@ class DataConfig:
     """Pretraining: read path as WebDataset tars without an index (a directory, or URLs with {000..123}), in random
     order with repetition; so many images count as an epoch. Such a run cannot be resumed exactly; python -m data.write
     index avoids it. null reads an indexed set."""
-    num_workers: int
+    max_pixels: int = 100_000_000
+    """Larger images are not decoded, neither while packing nor in the run."""
+    num_workers: int | None
+    """Loader processes of each process; null: as many as the machine has cores for, at most 8."""
     max_bad_fraction: float
-    """Share of undecodable images beyond which the run stops."""
+    """Share of files beyond which packing (unusable ones) and the run (undecodable images) stop."""
 
     def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError(
+                "path is empty, which would be the current directory. Add data.path=DIR (data.path=. if meant)"
+            )
+        if self.cache_dir == "":
+            raise ValueError("cache_dir is empty. Name a directory, or null for ~/.cache/swinmim")
         if not 0 <= self.val_ratio < 1:
             raise ValueError(f"val_ratio must lie between 0 and 1, got {self.val_ratio}")
-        if self.num_workers < 0:
+        if self.num_workers is not None and self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ValueError(f"max_bad_fraction must lie between 0 and 1, got {self.max_bad_fraction}")
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels must be at least 1, got {self.max_pixels}")
         if self.cache_bytes < 1:
             raise ValueError(f"cache_bytes must be positive, got {self.cache_bytes}")
         streaming = self.streaming_samples is not None
@@ -98,6 +111,8 @@ class LabelledDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.val_path == "":
+            raise ValueError("val_path is empty. Name a directory, or null to hold out a part of path")
         if self.mix or self.streaming_samples is not None:
             raise ValueError(
                 "mix and streaming_samples are for pretraining; fine-tuning reads one labelled, indexed set"

@@ -12,6 +12,7 @@ from data.loading.batch import LoaderSettings
 from data.loading.module import Part, ShardData, StreamData
 from data.loading.views import View
 from data.order.subsets import few_labels, split
+from data.processes import default_workers
 from data.shards.cache import open_remote
 from data.shards.local import ShardSet
 from data.shards.manifest import is_shard_set
@@ -32,9 +33,9 @@ Needs = Literal["nothing", "label"] | TargetKind
 """What a task is taught with: nothing, one class for each image, or a target."""
 
 
-def open_source(path: str | Path, config: DataConfig) -> ShardSet:
+def open_source(path: str | Path, config: DataConfig, channels: int = 3) -> ShardSet:
     """Open "builtin:digits", a shard set here or on a server, or a folder of images of any shape, which is packed
-    into the cache first.
+    into the cache first, with so many channels.
 
     Raises:
         DataError: the path is none of these, or holds nothing usable.
@@ -48,26 +49,33 @@ def open_source(path: str | Path, config: DataConfig) -> ShardSet:
         return open_remote(str(path), cache / "remote", config.cache_bytes, config.allow_insecure)
     if is_shard_set(Path(path)):
         return ShardSet.open(path)
-    return ShardSet.open(pack(path, cache, _options(config)))
+    return ShardSet.open(pack(path, cache, _options(config, channels)))
 
 
-def _options(config: DataConfig) -> WriteOptions:
-    return WriteOptions(resize=config.pack_resize, quality=config.pack_quality)
+def _options(config: DataConfig, channels: int) -> WriteOptions:
+    return WriteOptions(
+        resize=config.pack_resize,
+        quality=config.pack_quality,
+        max_pixels=config.max_pixels,
+        channels=channels,
+        max_bad_ratio=config.max_bad_fraction,
+    )
 
 
-def open_data(config: DataConfig) -> SampleSet | StreamSet:
-    """Open what the settings name for pretraining: a source of any kind, or a mixture of several.
+def open_data(config: DataConfig, channels: int = 3) -> SampleSet | StreamSet:
+    """Open what the settings name for pretraining: a source of any kind, or a mixture of several; folders are packed
+    with so many channels.
 
     Raises:
         DataError: one of them cannot be opened, or they have different channels.
     """
     if config.streaming_samples is not None:
         return StreamSet(config.path, config.streaming_samples, allow_insecure=config.allow_insecure)
-    sets = [open_source(path, config) for path in (config.path, *(part.path for part in config.mix))]
+    sets = [open_source(path, config, channels) for path in (config.path, *(part.path for part in config.mix))]
     return MixedSet(sets, [1.0, *(part.weight for part in config.mix)]) if config.mix else sets[0]
 
 
-def open_labelled(path: str, config: DataConfig, needs: Needs) -> tuple[ShardSet, ShardSet | None]:
+def open_labelled(path: str, config: DataConfig, needs: Needs, channels: int = 3) -> tuple[ShardSet, ShardSet | None]:
     """Open a source for fine-tuning.
 
     A directory with `train` and one of `val`, `valid`, `validation`, `test` gives both; anything else gives one set and
@@ -83,10 +91,10 @@ def open_labelled(path: str, config: DataConfig, needs: Needs) -> tuple[ShardSet
             next(filter(Path.is_dir, (Path(path, name) for name in names)), None) for names in (TRAIN_NAMES, VAL_NAMES)
         )
     if train_dir is None or val_dir is None:
-        return _require(open_source(path, config), needs), None
-    train = _require(open_source(train_dir, config), needs)
+        return _require(open_source(path, config, channels), needs), None
+    train = _require(open_source(train_dir, config, channels), needs)
     if not is_shard_set(val_dir):
-        val_dir = pack(val_dir, config.cache_folder(), _options(config), train.classes)
+        val_dir = pack(val_dir, config.cache_folder(), _options(config, channels), train.classes)
     return train, _require(ShardSet.open(val_dir), needs)
 
 
@@ -105,18 +113,25 @@ def _require(shards: ShardSet, needs: Needs) -> ShardSet:
 
 
 def loader_settings(
-    config: DataConfig, resolution: tuple[int, int], *, seed: int, global_batch: int, batch_size: int
+    config: DataConfig,
+    resolution: tuple[int, int],
+    *,
+    seed: int,
+    global_batch: int,
+    batch_size: int,
+    processes: int = 1,
 ) -> LoaderSettings:
-    """The loaders of a run, as the settings of the data ask for them."""
+    """The loaders of a run of so many processes a machine, as the settings of the data ask for them."""
     return LoaderSettings(
         resolution=resolution,
         seed=seed,
         global_batch=global_batch,
         batch_size=batch_size,
-        num_workers=config.num_workers,
+        num_workers=default_workers(processes) if config.num_workers is None else config.num_workers,
         max_bad_fraction=config.max_bad_fraction,
         lanes=config.lanes,
         decoder=config.decoder,
+        max_pixels=config.max_pixels,
     )
 
 
@@ -145,17 +160,17 @@ def labelled_parts(config: LabelledDataConfig, *, seed: int, channels: int, need
     Args:
         config: where they are.
         seed: of the run; it chooses the few labels.
-        channels: that the encoder takes.
+        channels: that the encoder takes; folders are packed with as many.
         needs: what every sample must have.
 
     Raises:
         ConfigError: the set's channels are not the encoder's.
         DataError: as `open_labelled`, classes that differ, or too few labels.
     """
-    train, val = open_labelled(config.path, config, needs)
+    train, val = open_labelled(config.path, config, needs, channels)
     train_indices = val_indices = None
     if config.val_path is not None:
-        val, _ = open_labelled(config.val_path, config, needs)
+        val, _ = open_labelled(config.val_path, config, needs, channels)
     elif val is None:
         val = train
         train_indices, val_indices = split(len(train), config.val_ratio, seed=0)

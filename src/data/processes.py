@@ -44,6 +44,19 @@ def end_with_parent() -> int:
     return parent.pid
 
 
+def cores() -> int:
+    """Those that this process may use, which a scheduler may have made fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+MOST_WORKERS = 8
+
+
+def default_workers(processes: int) -> int:
+    """Loader processes for each of so many that share this machine: one core is left to each of them."""
+    return max(1, min(MOST_WORKERS, cores() // processes - 1))
+
+
 class _Spawned(SpawnProcess):
     def start(self) -> None:
         """Signals wait while the new process imports what it needs, until `heed_only_the_parent` decides."""

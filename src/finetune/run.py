@@ -63,6 +63,7 @@ class FinetuneParts:
             seed=config.seed,
             global_batch=config.global_batch_size,
             batch_size=config.batch_size,
+            processes=config.trainer.devices_per_node,
         )
         return ShardData(train, val, *self.task.views(shape.resolution), settings)
 
@@ -105,9 +106,9 @@ class FinetuneParts:
         same = best.resolve() == model.resolve()
         folders = {"last and best": model} if same else {"last": model, "best": best}
         lines = [self._told(which, folder) for which, folder in folders.items() if folder.is_dir()]
-        reader = f"timm.create_model('local-dir:{model}', pretrained=True)"
+        reader = f"timm.create_model({f'local-dir:{model}'!r}, pretrained=True)"
         if not (model / CONFIG_NAME).is_file():  # timm has no such network
-            reader = f"swinmim.load_encoder('{model}')"
+            reader = f"swinmim.load_encoder({str(model)!r})"
         return "\n".join([*lines, f"next      {reader}"])
 
     def _told(self, which: str, folder: Path) -> str:

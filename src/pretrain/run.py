@@ -25,6 +25,7 @@ from swinmim.distributed import is_main
 from swinmim.errors import ConfigError
 from swinmim.models.architecture import get_architecture
 from swinmim.models.swinv2 import SwinV2
+from swinmim.paths import shell_quoted
 from swinmim.training.callbacks.checkpoint import Monitor
 from swinmim.training.execute import execute
 from swinmim.training.module import Build, Plan, Provenance
@@ -58,8 +59,9 @@ class PretrainParts:
         Raises ConfigError: the set's channels are not the model's; DataError: the set is too small.
         """
         config = self.config
-        shards = open_data(config.data)
-        if shards.channels != (channels := shape.encoder.in_chans):
+        channels = shape.encoder.in_chans
+        shards = open_data(config.data, channels)
+        if shards.channels != channels:
             whose, cure = f"model.in_chans={channels}", f"Add model.in_chans={shards.channels}."
             if config.ckpt is not None:
                 whose = f"ckpt={config.ckpt} takes {channels}"
@@ -67,7 +69,12 @@ class PretrainParts:
             raise ConfigError(f"{config.data.path} has {shards.channels} channels and {whose}. {cure}")
         size = shape.encoder.resolution
         settings = loader_settings(
-            config.data, size, seed=config.seed, global_batch=config.global_batch_size, batch_size=config.batch_size
+            config.data,
+            size,
+            seed=config.seed,
+            global_batch=config.global_batch_size,
+            batch_size=config.batch_size,
+            processes=config.trainer.devices_per_node,
         )
         view = RandomCrop(size, config.augment.scale, config.augment.ratio)
         return pretrain_data(config.data, shards, view, CenterCrop(size, 1.0), settings)
@@ -108,7 +115,9 @@ class PretrainParts:
         if (pictures := output_dir / "reconstructions").is_dir():  # streams hold nothing out to draw
             lines.append(f"pictures  {pictures}")
         lines.append(f"encoder   {output_dir / 'encoder'}")
-        lines.append(f"next      python -m finetune ckpt={output_dir} data.path=LABELLED_FOLDER resolution=...")
+        lines.append(
+            f"next      python -m finetune ckpt={shell_quoted(output_dir)} data.path=LABELLED_FOLDER resolution=..."
+        )
         return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ checkpoint/   encoder folders, run checkpoints  training/     one run: skeleton,
 door, composition, config, security             the way in: a command line becomes typed settings
 errors, urls    what users are told, and not    distributed   who am I among the processes
 tables, memory  what a run says about itself    export        ways out
-private         private names of Lightning and torch          version
+private         private names of Lightning and torch          paths, version
 """
 
 import importlib

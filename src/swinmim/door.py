@@ -19,6 +19,7 @@ from swinmim.composition import check
 from swinmim.config import CONF_DIR, SEPARATOR, load
 from swinmim.distributed import agree, is_main, launch, local_rank, rank, world_size
 from swinmim.errors import ConfigError, UserError
+from swinmim.paths import literal_paths
 from swinmim.security import close_environment, split_arguments, tighten_umask
 
 T = TypeVar("T")
@@ -48,6 +49,7 @@ def open_door(name: str, schema_type: type[T], run: Callable[[T, Path], object])
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a fault of the program keeps its whole stack trace
     tighten_umask()
     close_environment()
+    sys.argv[1:] = literal_paths(sys.argv[1:])
     try:
         if STARTED not in os.environ:
             os.environ[STARTED] = _run_name()

@@ -52,6 +52,21 @@ def test_the_loaders_are_as_the_settings_say(shard_dir):
     assert (data.train_view, data.eval_view) == VIEWS
 
 
+@pytest.mark.parametrize(("cores", "processes", "workers"), [(64, 1, 8), (64, 8, 7), (8, 2, 3), (2, 1, 1), (1, 4, 1)])
+def test_loader_processes_follow_the_machine(cores, processes, workers, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
+    config = DataConfig(path="x", **COMMON | {"num_workers": None})
+    asked = loader_settings(config, SIZE, seed=3, global_batch=4, batch_size=2, processes=processes)
+    assert asked.num_workers == workers
+    with pytest.raises(ValueError, match="num_workers must not be negative"):
+        DataConfig(path="x", **COMMON | {"num_workers": -1})
+
+
+def test_the_limit_of_pixels_holds_in_the_run(shard_dir):
+    with pytest.raises(DataError, match="several substitutes in a row"):
+        list(pretrained(shard_dir, max_pixels=32 * 32, max_bad_fraction=1).train_dataloader())
+
+
 def test_a_stream_holds_nothing_out(shard_dir):
     data = pretrained(shard_dir, streaming_samples=12, lanes=1)
     assert isinstance(data, StreamData)

@@ -14,6 +14,8 @@ NPY_MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 1024  # bytes; that of a (H, W, C) array takes 118
 MAX_BYTES = 512 * 1024 * 1024  # of one file and of one array; nothing larger is read into memory
 FULL_RANGE = (0, 65535)
+BANDS_NAMES = "(bands are counted by model.in_chans, and by --channels of data.write)"
+LIMIT_NAMES = "(data.max_pixels, or --max-pixels of data.write)"  # where max_pixels is set
 
 Bits = Literal[8, 16]
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -57,10 +59,12 @@ def channel_axis(shape: tuple[int, ...], dtype: np.dtype[Any], channels: int, ma
         raise DecodeError(f"{dtype} values have no known range; store uint8 or uint16")
     full = (*shape, 1) if len(shape) == 2 else shape
     if len(full) != 3 or channels not in (full[2], full[0]) or min(full) < 1:
-        raise DecodeError(f"shape {shape} is not (height, width, {channels}) or ({channels}, height, width)")
+        raise DecodeError(
+            f"shape {shape} is not (height, width, {channels}) or ({channels}, height, width) {BANDS_NAMES}"
+        )
     size = math.prod(full)
     if size // channels > max_pixels:
-        raise DecodeError(f"{shape} exceeds max_pixels={max_pixels}")
+        raise DecodeError(f"{shape} exceeds max_pixels={max_pixels} {LIMIT_NAMES}")
     if size * dtype.itemsize > MAX_BYTES:
         raise DecodeError(f"{size * dtype.itemsize} bytes of {shape} exceed the limit of {MAX_BYTES} for one image")
     return 2 if full[2] == channels else 0

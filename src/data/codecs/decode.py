@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.codecs.bands import FULL_RANGE, Bits, Pixels, is_array, read_npy, to_bits
+from data.codecs.bands import BANDS_NAMES, FULL_RANGE, LIMIT_NAMES, Bits, Pixels, is_array, read_npy, to_bits
 from data.codecs.bands import MAX_BYTES as MAX_BYTES
 from data.codecs.deep import deep_values, raw_mode
 from data.codecs.jpeg import SOI, JpegHeader, decode_jpeg, decoder_size, jpeg_header
@@ -33,7 +33,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 def check_size(width: int, height: int, max_pixels: int) -> None:
     """Raises DecodeError for an image that is too large to decode or to store."""
     if width * height > max_pixels:
-        raise DecodeError(f"{width}x{height} exceeds max_pixels={max_pixels}")
+        raise DecodeError(f"{width}x{height} exceeds max_pixels={max_pixels} {LIMIT_NAMES}")
     if max(width, height) > MAX_SIDE:
         raise DecodeError(f"{width}x{height} has a side above {MAX_SIDE} pixels, the limit of JPEG")
 
@@ -212,7 +212,7 @@ def read_bands(
 
 def _read_deep_png(data: bytes, channels: int, max_pixels: int, bits: int) -> NDArray[np.int64]:
     if channels not in (1, 3):
-        raise DecodeError(f"images have 1 or 3 channels, the set wants {channels}: store .npy or TIFF")
+        raise DecodeError(f"images have 1 or 3 channels, the set wants {channels}: store .npy or TIFF {BANDS_NAMES}")
     if not is_png(data) or data[24:25] != b"\x10":
         raise DecodeError(f"this image has 8 bits, the set wants {bits}: store .npy, TIFF or 16-bit PNG")
     image = read_header(data, max_pixels)

@@ -14,6 +14,7 @@ from data.codecs.orientation import orientation
 from data.codecs.parsers import DecodeError
 from data.codecs.png import stripped_png
 from data.codecs.statistics import Moments, moments
+from data.codecs.tiff import is_tiff, tiff_header
 from data.codecs.webp import picture_chunk, stripped_webp
 from swinmim.errors import ConfigError
 
@@ -83,6 +84,15 @@ def encode(data: bytes, options: EncodeOptions) -> Encoded:
     Raises:
         DecodeError: with the reason.
     """
+    try:
+        return _encoded(data, options)
+    except DecodeError as error:
+        if not is_tiff(data) or "damaged" in str(error):
+            raise
+        raise DecodeError(f"{error}: {tiff_header(data)}") from error  # pages, bands and sides are easily mistaken
+
+
+def _encoded(data: bytes, options: EncodeOptions) -> Encoded:
     if len(data) > MAX_BYTES:
         raise DecodeError(f"{len(data)} bytes exceed the limit of {MAX_BYTES} for one image")
     if options.channels not in (1, 3) or options.bits == 16:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.codecs.bands import channel_axis, last_axis
+from data.codecs.bands import BANDS_NAMES, channel_axis, last_axis
 from data.codecs.orientation import ORIENTATION, upright
 from data.codecs.parsers import DecodeError, parsing
 from swinmim.errors import DataError
@@ -28,11 +28,22 @@ _SLACK = 1 << 16  # bytes by which a strip may be longer than its pixels
 
 
 class TiffHeader(NamedTuple):
-    """Of the first page: bits of the deepest channel, whether the channels lie apart, orientation 1..8."""
+    """Of the first page: bits of the deepest channel, whether the channels lie apart, orientation 1..8, bands, size.
+
+    pages: how many there are.
+    """
 
     bits: int
     planar: bool
     orientation: int
+    bands: int
+    width: int
+    height: int
+    pages: int
+
+    def __str__(self) -> str:
+        pages, bands = ("s" if count != 1 else "" for count in (self.pages, self.bands))
+        return f"a TIFF of {self.pages} page{pages} of {self.width}x{self.height} pixels with {self.bands} band{bands}"
 
 
 def is_tiff(data: bytes) -> bool:
@@ -68,7 +79,15 @@ def tiff_header(data: bytes) -> TiffHeader:
     if tile > max(4 * width * height, 1 << 20):
         raise DecodeError(f"damaged TIFF (tiles of {tile} pixels in {width}x{height})")
     turn = tags.get(ORIENTATION, [1])[0]
-    return TiffHeader(max(tags.get(258, [1])), tags.get(284, [1])[0] == 2, turn if 1 <= turn <= 8 else 1)
+    return TiffHeader(
+        bits=max(tags.get(258, [1])),
+        planar=tags.get(284, [1])[0] == 2,
+        orientation=turn if 1 <= turn <= 8 else 1,
+        bands=tags.get(277, [1])[0],
+        width=width,
+        height=height,
+        pages=len(seen),
+    )
 
 
 def _entry(data: bytes, order: str, big: bool, place: int) -> tuple[int, list[int]]:
@@ -98,12 +117,32 @@ def read_tiff(data: bytes, channels: int, max_pixels: int) -> NDArray[Any]:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it says about damage
     with parsing("damaged TIFF"), tifffile.TiffFile(io.BytesIO(data)) as file:
         series = file.series[0]
-        axis = channel_axis(series.shape, np.dtype(series.dtype), channels, max_pixels)
+        channel_axis(series.shape, np.dtype(series.dtype), channels, max_pixels)
+        axis = _bands_axis(series, channels)
         for page in series.pages:
             _check_segments(data, page, series.keyframe)
         values = last_axis(series.asarray(maxworkers=1), axis)
         white_is_zero = series.keyframe.photometric == 0
     return upright(np.iinfo(values.dtype).max - values if white_is_zero else values, header.orientation)
+
+
+def _bands_axis(series: Any, channels: int) -> int:
+    """Which axis of a series of pages, one of them as long as there are channels, counts these; raises DecodeError."""
+    shape, axes = series.shape, series.axes
+    if len(shape) == 2:
+        return 2
+    named = next((place for place, name in enumerate(axes) if name in "SC"), None)
+    if named is not None:
+        axis = named
+    elif shape[0] == channels:
+        axis = 0  # a page a band
+    elif series.kind == "shaped":
+        axis = 2  # tifffile was given (height, width, channels), wrote a page a row, and says so
+    else:
+        raise DecodeError(f"{shape[0]} pages of {shape[2]}x{shape[1]} pixels are not {channels} bands of one picture")
+    if shape[axis] != channels:
+        raise DecodeError(f"it has {shape[axis]} bands, the set wants {channels} {BANDS_NAMES}")
+    return axis
 
 
 def _check_segments(data: bytes, page: Any, keyframe: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NotRequired, TypedDict
 
 from torch import Tensor
 
-from data.codecs.decode import Decoder
+from data.codecs.decode import MAX_PIXELS, Decoder
 
 
 class Batch(TypedDict):
@@ -56,3 +56,5 @@ class LoaderSettings:
     lanes: int = 1
     """See `EpochOrder`."""
     decoder: Decoder = "turbo"
+    max_pixels: int = MAX_PIXELS
+    """Of an image that is decoded."""

@@ -54,7 +54,7 @@ class BatchDataset(Dataset[Batch]):
         shards: the set.
         indices: samples that substitutes may come from.
         view: see `View`.
-        settings: of which resolution, seed and decoder matter here.
+        settings: of which resolution, seed, decoder and max_pixels matter here.
         purpose: "train" or "eval"; keeps the seeds of the two apart.
     """
 
@@ -138,7 +138,13 @@ class BatchDataset(Dataset[Batch]):
 
     def _decode(self, record: Record) -> tuple[Pixels, Target | None]:
         shards = self.shards
-        pixels = decode(record.data, shards.channels, bits=shards.bits, decoder=self.settings.decoder)
+        pixels = decode(
+            record.data,
+            shards.channels,
+            bits=shards.bits,
+            max_pixels=self.settings.max_pixels,
+            decoder=self.settings.decoder,
+        )
         if shards.target is None:
             return pixels, None
         target = decode_target(shards.target, record.target, len(shards.classes))

@@ -88,7 +88,12 @@ class StreamDataset(IterableDataset[tuple[Batch, Tensor]]):
             try:
                 if len(sample.data) > MAX_BYTES:
                     raise DecodeError(f"{len(sample.data)} bytes")
-                pixels = decode(sample.data, self.channels, decoder=self.settings.decoder)
+                pixels = decode(
+                    sample.data,
+                    self.channels,
+                    max_pixels=self.settings.max_pixels,
+                    decoder=self.settings.decoder,
+                )
             except DecodeError as error:
                 log.warning("cannot decode %s: %s; the next image takes its place", sample.name, error)
                 self._met[1] += 1

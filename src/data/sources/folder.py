@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 
-from data.codecs.formats import EXTENSIONS
-from data.sources.source import FileSource, Item, is_hidden, not_an_image
+from data.codecs.formats import EXTENSIONS, HEAD, is_image_head
+from data.sources.masks import label_masks
+from data.sources.source import NO_EXTENSION, TWICE, FileSource, Item, is_hidden, not_an_image, open_file
 from swinmim.errors import DataError
 
 
@@ -13,14 +14,14 @@ class FolderSource(FileSource):
 
     classes: sorted names of the first-level directories when every image lies in one of at least two; else empty.
     skipped: (path, reason) of all else that is visible and not read.
-    notes: why there are no classes.
+    notes: why there are no classes, and whether some images are masks of others.
     """
 
 
 def _walk(root: Path) -> tuple[list[tuple[str, os.stat_result]], list[tuple[str, str]]]:
     """All visible files below root as ("a/b.jpg", stat), and (path, reason) of what cannot be read or was already.
 
-    Links are followed, each directory once.
+    Links are followed, each directory once. Raises DataError for a directory that cannot be read.
     """
     found: list[tuple[str, os.stat_result]] = []
     skipped: list[tuple[str, str]] = []
@@ -32,16 +33,14 @@ def _walk(root: Path) -> tuple[list[tuple[str, os.stat_result]], list[tuple[str,
         try:
             stat = directory.stat()
             if (stat.st_dev, stat.st_ino) in seen:
-                skipped.append((prefix.rstrip("/"), "a link to a folder that is read under another name"))
+                skipped.append((prefix.rstrip("/"), TWICE))
                 continue
             seen.add((stat.st_dev, stat.st_ino))
             with os.scandir(directory) as entries:
                 listed = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            if directory == root:
-                raise DataError(f"The folder {root} cannot be read ({error.strerror}).") from error
-            skipped.append((prefix.rstrip("/"), str(error.strerror)))
-            continue
+            fix = "" if directory == root else f" Make it readable, or move it out of {root}."
+            raise DataError(f"The folder {directory} cannot be read ({error.strerror}).{fix}") from error
         for entry in listed:
             name = prefix + entry.name
             if is_hidden(entry.name):
@@ -58,11 +57,20 @@ def _walk(root: Path) -> tuple[list[tuple[str, os.stat_result]], list[tuple[str,
     return sorted(found), skipped
 
 
+def _begins_like_an_image(path: Path) -> bool:
+    try:
+        with open_file(path) as file:
+            return is_image_head(file.read(HEAD))
+    except OSError:
+        return False
+
+
 def read_folder(root: str | Path, classes: tuple[str, ...] | None = None) -> FolderSource:
     """List a folder of any depth. `classes` are those expected of a second split of the same set; None finds them.
 
     Raises:
-        DataError: the path is missing or no folder; it holds no images; or a class directory is not among `classes`.
+        DataError: the path is missing or no folder; it holds no images, or a folder that cannot be read; or a class
+            directory is not among `classes`.
     """
     root = Path(root)
     if not root.exists():
@@ -70,8 +78,13 @@ def read_folder(root: str | Path, classes: tuple[str, ...] | None = None) -> Fol
     if not root.is_dir():
         raise DataError(f"A source is a folder of images, a list, a tar or a shard set, got the file {root}.")
     files, skipped = _walk(root)
-    images = [(name, stat) for name, stat in files if not_an_image(name) is None]
-    skipped += [(name, reason) for name, _ in files if (reason := not_an_image(name))]
+    images = []
+    for name, stat in files:
+        reason = not_an_image(name)
+        if reason is None or (reason == NO_EXTENSION and _begins_like_an_image(root / name)):
+            images.append((name, stat))
+        else:
+            skipped.append((name, reason))
     if not images:
         others = sorted({os.path.splitext(name)[1].lower().lstrip(".") or "none" for name, _ in skipped})
         held = f"{len(skipped)} other files (extensions: {', '.join(others[:8])})" if skipped else "no files"
@@ -80,14 +93,17 @@ def read_folder(root: str | Path, classes: tuple[str, ...] | None = None) -> Fol
         )
     tops = [name.split("/", 1)[0] if "/" in name else None for name, _ in images]
     named = {top for top in tops if top is not None}
+    masks = label_masks(root, [name for name, _ in images])
     notes: tuple[str, ...] = ()
     if classes is None:
-        classes = tuple(sorted(named)) if None not in tops and len(named) > 1 else ()
+        classes = tuple(sorted(named)) if None not in tops and len(named) > 1 and not masks else ()
     elif unknown := sorted(named - set(classes)):
         raise DataError(
             f"Every split must have the same classes; {root} has {', '.join(unknown[:5])}, which training lacks."
         )
-    if not classes:
+    if masks:
+        notes = (masks,)
+    elif not classes:
         stray = next((name for name, _ in images if "/" not in name), None)
         notes = (f"{stray} lies in no class folder" if stray else f"all images lie in the one folder {min(named)}",)
     number: dict[str | None, int] = {name: label for label, name in enumerate(classes)}

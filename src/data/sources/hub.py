@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.sources.labels import label_targets, label_text, label_texts, number_labels
-from data.sources.source import Item, Source
+from data.sources.source import Item, Source, read_file
 from swinmim.errors import DataError
 
 SCHEME = "hf-dataset:"
@@ -26,7 +26,7 @@ class HubSource(Source):
             return bytes(cell["bytes"])
         if cell.get("path") is None:
             raise FileNotFoundError("no image in this row")
-        return Path(cell["path"]).read_bytes()
+        return read_file(Path(cell["path"]))
 
 
 def read_dataset(name: str) -> HubSource:

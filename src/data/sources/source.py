@@ -1,11 +1,14 @@
 """What a source of images is: a sorted listing, and the bytes of each item."""
 
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
+from data.codecs.bands import MAX_BYTES
 from data.codecs.formats import EXTENSIONS
 from data.codecs.targets import TargetKind
 from data.shards.manifest import Manifest
@@ -29,19 +32,65 @@ class Item:
     target: str = ""
 
 
+_OF_SYSTEMS = ("__MACOSX", "Thumbs.db", "ehthumbs.db", "desktop.ini")
+
+
 def is_hidden(name: str) -> bool:
     """Whether a part of a path has a name that no listing shows."""
-    return any((part.startswith(".") and part != ".") or part == "__MACOSX" for part in name.split("/"))
+    return any((part.startswith(".") and part != ".") or part in _OF_SYSTEMS for part in name.split("/"))
+
+
+INDEX = "the index of a shard"
+TWICE = "a link to a folder that is read under another name"
+NO_EXTENSION = "no extension, and no image by its first bytes"
+_DOCUMENTS = ("txt", "json", "jsonl", "xml", "csv", "tsv", "md", "rst", "html", "yaml", "yml", "log", "pdf")
+_READ_BY_PEOPLE = ("readme", "license", "copying", "makefile")
 
 
 def not_an_image(name: str) -> str | None:
     """Why a file of this name is left out; None for an image."""
     if name.endswith(".index.npy"):
-        return "the index of a shard"
+        return INDEX
     extension = os.path.splitext(name)[1].lower().lstrip(".")
     if extension in EXTENSIONS:
         return None
-    return f"not an image by its name (.{extension})" if extension else "no extension"
+    return f"not an image by its name (.{extension})" if extension else NO_EXTENSION
+
+
+def is_lost(name: str, reason: str) -> bool:
+    """Whether a file that is left out for this reason may be an image that someone misses: no text beside images."""
+    stem, extension = os.path.splitext(os.path.basename(name).lower())
+    document = extension[1:] in _DOCUMENTS or (reason == NO_EXTENSION and stem in _READ_BY_PEOPLE)
+    return not document and reason not in (INDEX, TWICE)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A file to read from; raises OSError, also where it is a pipe or device, which may never end."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)  # a pipe would wait for a writer
+    opened = os.fdopen(file, "rb")
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        opened.close()
+        raise OSError("not a file")
+    return opened
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file that may be an image; raises OSError as `open_file` and `read_bounded`."""
+    with open_file(path) as file:
+        return read_bounded(file, os.fstat(file.fileno()).st_size, 0)
+
+
+def read_bounded(file: BinaryIO, size: int, offset: int) -> bytes:
+    """So many bytes; raises OSError where they are more than an image may have, before they are read, or are not there.
+
+    What has no size, as the files of /proc, is empty.
+    """
+    if size > MAX_BYTES:
+        raise OSError(f"{size} bytes exceed the limit of {MAX_BYTES} for one image")
+    data = os.pread(file.fileno(), size, offset)
+    if len(data) != size:
+        raise OSError("it ended early")
+    return data
 
 
 @dataclass(frozen=True)
@@ -85,4 +134,4 @@ class FileSource(Source):
     root: Path
 
     def load(self, position: int) -> bytes:
-        return (self.root / self.items[position].name).read_bytes()
+        return read_file(self.root / self.items[position].name)

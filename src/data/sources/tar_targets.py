@@ -10,6 +10,7 @@ from data.codecs.targets import IGNORED, MEMBERS, TargetKind, decode_target
 from data.shards.archive import Member
 from data.sources.keys import Keyed
 from swinmim.errors import DataError
+from swinmim.paths import shell_quoted
 
 
 def shared_kind(tars: Iterable[Iterable[Keyed]], where: str) -> tuple[TargetKind | None, list[str]]:
@@ -34,7 +35,7 @@ def shared_kind(tars: Iterable[Iterable[Keyed]], where: str) -> tuple[TargetKind
     if len(kinds) > 1:
         raise DataError(
             f"A set has one kind of target; the samples of {where} have {' and '.join(kinds)}. Name the one that is"
-            f" meant: python -m data.write index {where} --target {kinds[0]}"
+            f" meant: python -m data.write index {shell_quoted(where)} --target {kinds[0]}"
         )
     some = [MEMBERS[kind] for kind in MEMBERS if kind in seen - shared]
     return next(iter(kinds), None), [f"only some samples have {part}, which is left out" for part in some]

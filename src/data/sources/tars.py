@@ -12,7 +12,7 @@ from data.shards.archive import Member, members
 from data.shards.manifest import Manifest, read_manifest
 from data.sources.keys import Keyed, by_key
 from data.sources.labels import number_labels
-from data.sources.source import Item, Source, is_hidden, not_an_image
+from data.sources.source import Item, Source, is_hidden, not_an_image, open_file, read_bounded
 from data.sources.tar_targets import class_names, read_target, shared_kind
 from swinmim.errors import DataError
 
@@ -47,14 +47,8 @@ class TarSource(Source):
         return self._read(*self.targets[position])
 
     def _read(self, tar: int, offset: int, size: int) -> bytes:
-        file = os.open(self.tars[tar], os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            data = os.pread(file, size, offset)
-        finally:
-            os.close(file)
-        if len(data) != size:
-            raise OSError(f"{self.tars[tar]} ended early")
-        return data
+        with self.tars[tar].open("rb") as file:
+            return read_bounded(file, size, offset)
 
 
 def _inside(file: BinaryIO, name: str) -> Iterator[tuple[str | None, Member | None]]:
@@ -168,9 +162,9 @@ def read_tars(paths: Sequence[Path]) -> TarSource:
     skipped: list[tuple[str, str]] = []
     for number, path in enumerate(paths):
         try:
-            file = path.open("rb")
+            file = open_file(path)
         except OSError as error:
-            raise DataError(f"{path} cannot be opened ({error.strerror}).") from error
+            raise DataError(f"{path} cannot be opened ({error.strerror or error}).") from error
         with file:
             times.append(os.fstat(file.fileno()).st_mtime_ns)
             listed = list(_inside(file, str(path)))

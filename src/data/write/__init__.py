@@ -5,5 +5,5 @@ plan          which image goes where, decided first    destination   the directo
 workers       images encoded by several processes      part          one shard, whole or not at all
 index         other people's tars made addressable     pack          a folder, packed once into a cache
 duplicates    equal files, inside a set and between    survey        verify, describe, draw
-targets       checked, and shrunk with their images
+targets       checked, and shrunk with their images    left_out      files not in the set, how many there may be
 """

@@ -34,10 +34,8 @@ def _make(given: argparse.Namespace) -> int:
     if given.dry_run:
         return _say_plan(source, Path(given.dest), options)
     with progress_bar("writing") as progress:
-        report = write_shards(source, given.dest, options, progress, verify=given.verify)
-    print(f"{report}\nwrote {report.shards} shard(s) to {given.dest}")
-    if report.skipped:
-        print(f"the skipped files and reasons are in {Path(given.dest) / 'bad.jsonl'}")
+        report = write_shards(source, given.dest, options, progress, verify=given.verify, setting="--max-bad-ratio ")
+    print(f"{report}\nwrote {report.shards} shard(s) to {given.dest}{report.left_out(Path(given.dest))}")
     return 0
 
 
@@ -124,7 +122,7 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
     add("shard-bytes", "source bytes per shard, at most", type=int)
     parser.add_argument("--dedup", choices=("none", "exact"), help="leave out equal files")
     add("limit", "write so many images only", type=int)
-    add("max-bad-ratio", "fail beyond this share of unreadable images", type=float)
+    add("max-bad-ratio", "fail beyond this share of files that cannot be used", type=float)
     parser.add_argument("--workers", type=int, help="processes that encode (default: one per core)")
     parser.add_argument(
         "--verify", action="store_true", default=False, help="when resuming, read finished shards through"

@@ -135,6 +135,8 @@ def index_tars(
     tars = sorted(path.glob("*.tar"))
     if not tars:
         raise DataError(f"{path} holds no .tar files to index.")
+    if odd := next((tar for tar in tars if not tar.is_file()), None):
+        raise DataError(f"All tars are files, {odd} is none. Take it out.")
     if bad := [tar.name for tar in tars if not is_shard_name(tar.name)]:
         raise DataError(f"A tar's name must be short and printable, got {bad[0]!a}. Rename it.")
     if classes is not None and (twice := [c for c, n in Counter(classes).items() if n > 1 or not c.strip()]):

@@ -10,9 +10,13 @@ from data.shards.lock import shared_lock
 from data.shards.manifest import VERSION, is_shard_set
 from data.sources.folder import FolderSource, read_folder
 from data.sources.source import Source
+from data.write.left_out import TooManyLeftOut
 from data.write.writer import WriteOptions, progress_bar, write_shards
 from swinmim.distributed import is_main
 from swinmim.errors import DataError, UserError
+from swinmim.paths import shell_quoted
+
+_NAME_BYTES = 200  # of a folder's; leaves room for what stands behind it
 
 
 def _say(text: str) -> None:
@@ -32,7 +36,9 @@ def packed(dest: Path, read: Callable[[], Source], options: WriteOptions, label:
         partial = dest.with_name(f"{dest.name}.partial")  # the lock keeps others out; a killed packing goes on here
         try:
             with progress_bar(label) as progress:
-                report = write_shards(read(), partial, options, progress)
+                report = write_shards(read(), partial, options, progress, setting="data.max_bad_fraction=")
+        except TooManyLeftOut:
+            raise  # the next start goes on here
         except UserError:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -42,14 +48,15 @@ def packed(dest: Path, read: Callable[[], Source], options: WriteOptions, label:
                 f" ({error.strerror or error}). Make room, or choose another data.cache_dir; the next start goes on."
             ) from error
         partial.rename(dest)
-    _say(f"{report}; packed into {dest}" + (f" (reasons in {dest / 'bad.jsonl'})" if report.skipped else ""))
+    _say(f"{report}; packed into {dest}{report.left_out(dest)}")
     return dest
 
 
 def _cache_name(source: FolderSource, options: WriteOptions) -> str:
     listing = [(item.name, item.label, item.size, item.mtime_ns) for item in source.items]
     text = json.dumps([VERSION, str(source.root.resolve()), options.recorded(), source.classes, listing])
-    return f"{source.root.resolve().name or 'root'}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    name = source.root.resolve().name.encode()[:_NAME_BYTES].decode(errors="ignore") or "root"
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def pack(
@@ -63,9 +70,16 @@ def pack(
     The copy is reused as long as the listing (paths, sizes, times) and the options stay the same.
 
     Raises:
+        TooManyLeftOut: more unusable files than the options allow; the next call goes on where this one ended.
         DataError: path missing, no images, nothing usable, or classes that differ from `classes`.
     """
     options = options or WriteOptions()
     source = read_folder(folder, classes)
     dest = Path(cache_dir) / _cache_name(source, options)
+    if options.channels not in (1, 3) and not is_shard_set(dest):
+        _say(
+            f"packing {options.channels} bands of 8 bits; 16-bit values count from 0 to 65535. For another range, or to"
+            f" keep 16 bits: python -m data.write {shell_quoted(source.root)} SHARDS --channels {options.channels}"
+            " --value-range LOW HIGH --bits 16, and data.path=SHARDS"
+        )
     return packed(dest, lambda: source, options, f"packing {source.root.name}")

@@ -19,7 +19,7 @@ class WriteOptions(EncodeOptions):
     shard_samples, shard_bytes: a shard is closed before it passes either; bytes are counted in the source files.
     dedup: "exact" leaves out files that are byte for byte equal to an earlier one.
     limit: write so many images, the first of the shuffle; None for all.
-    max_bad_ratio: share of unreadable images beyond which writing fails. Does not change the result.
+    max_bad_ratio: share of unusable files beyond which writing fails. Does not change the result.
     workers: processes that encode; 0 for one per core where that pays. Does not change the result.
     """
 

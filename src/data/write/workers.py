@@ -1,7 +1,6 @@
 """The images of a source in their stored form, encoded by several processes and handed back in the order of asking."""
 
 import multiprocessing
-import os
 import signal
 import threading
 from collections import deque
@@ -15,7 +14,7 @@ from multiprocessing.sharedctypes import Synchronized, SynchronizedArray
 
 from data.codecs.decode import DecodeError
 from data.codecs.encode import Encoded, EncodeOptions, encode
-from data.processes import end_with_parent
+from data.processes import cores, end_with_parent
 from data.sources.source import Source
 from data.write.plan import dealt
 from data.write.targets import fitted
@@ -86,15 +85,10 @@ def encoded(
         DataError: a process died; names the images of which it was reading one.
     """
     chunks = dealt(source.items, positions, _CHUNK_IMAGES, _CHUNK_BYTES)
-    workers = min(workers or min(_cores(), len(positions) // _WORTH_A_PROCESS), len(chunks))
+    workers = min(workers or min(cores(), len(positions) // _WORTH_A_PROCESS), len(chunks))
     if workers <= 1:
         return (encode_item(source, position, options) for position in positions)
     return _by_processes(source, chunks, options, workers)
-
-
-def _cores() -> int:
-    """Those that this process may use, which a scheduler may have made fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

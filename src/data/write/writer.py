@@ -6,21 +6,20 @@ so the result is the same, byte for byte, for any number of them. A shard appear
 and the manifest only when all shards are there; a run that was interrupted goes on with the shards that are missing.
 """
 
-import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 
 from data.codecs.statistics import statistics
-from data.shards.archive import write_file
 from data.shards.manifest import Manifest
 from data.sources.folder import read_folder
 from data.sources.source import Source
 from data.write.destination import PLAN, claimed
 from data.write.duplicates import duplicates
+from data.write.left_out import NAME, Allowance, LeftOut, list_left_out, reasons
 from data.write.part import Part, finished_part, remove_notes, write_part
 from data.write.plan import WriteOptions as WriteOptions
 from data.write.plan import plan, plan_hash
@@ -38,7 +37,7 @@ class WriteReport:
     source: Source
     found: int
     shards: int
-    skipped: tuple[tuple[str, str], ...]
+    skipped: tuple[LeftOut, ...]
 
     def __str__(self) -> str:
         folders = self.source.folders
@@ -46,6 +45,10 @@ class WriteReport:
             f"found {self.found:,} {'image' if self.found == 1 else 'images'} in {folders:,}"
             f" {'folder' if folders == 1 else 'folders'}, {len(self.skipped):,} skipped, {labels_in_words(self.source)}"
         )
+
+    def left_out(self, dest: Path) -> str:
+        """How many were skipped for which reason, and where they are listed; empty where none was."""
+        return f"\nskipped (all are listed in {dest / NAME}):\n  {reasons(self.skipped)}" if self.skipped else ""
 
 
 _COUNTED = {
@@ -70,40 +73,22 @@ def _write_missing(
     parts: dict[int, Part],
     options: WriteOptions,
     progress: Progress,
-) -> None:
-    """Write the shards that `parts` lacks, and add them to it; raises DataError when too many images are bad."""
+) -> Generator[None, None, None]:
+    """Write the shards that `parts` lacks, and add each to it."""
     missing = [number for number in range(len(shards)) if number not in parts]
     positions = [position for number in missing for position in shards[number]]
     *firsts, total = accumulate(map(len, shards), initial=0)
-    bad = [entry for part in parts.values() for entry in part.bad]
 
-    def judged(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
-        written = zip(positions, outcomes, strict=True)
-        for done, (position, outcome) in enumerate(written, total - len(positions) + 1):
-            if isinstance(outcome, str):
-                bad.append((source.items[position].name, outcome))
-            if len(bad) > options.max_bad_ratio * total:
-                _list_bad(dest, bad)
-                raise DataError(
-                    f"At most {options.max_bad_ratio:.1%} of the images may be unusable (max_bad_ratio), got {len(bad)}"
-                    f" of {total} so far; they are listed in {dest / 'bad.jsonl'}. The first:\n  {_first_of(bad)}\n"
-                    "Mend them and start anew, or call again with a higher limit: the shards that are done are kept."
-                )
+    def counted(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+        for done, outcome in enumerate(outcomes, total - len(positions) + 1):
             progress(done, total)
             yield outcome
 
     with closing(encoded(source, positions, options, options.workers)) as images:
-        outcomes = judged(images)
+        outcomes = counted(images)
         for number in missing:
             parts[number] = write_part(source, dest, number, firsts[number], shards[number], outcomes)
-
-
-def _first_of(bad: Sequence[tuple[str, str]]) -> str:
-    return "\n  ".join(f"{name}: {reason}" for name, reason in bad[:5])
-
-
-def _list_bad(dest: Path, bad: Iterable[tuple[str, str]]) -> None:
-    write_file(dest / "bad.jsonl", "".join(json.dumps({"source": n, "reason": r}) + "\n" for n, r in bad).encode())
+            yield
 
 
 def write_shards(
@@ -113,6 +98,7 @@ def write_shards(
     progress: Progress | None = None,
     *,
     verify: bool = False,
+    setting: str = "max_bad_ratio=",
 ) -> WriteReport:
     """Write all images of `source` as a shard set, or finish what an interrupted call began.
 
@@ -122,9 +108,11 @@ def write_shards(
         source: a folder, or any `Source`.
         dest: a new or empty directory, or one that this call began earlier.
         verify: read finished shards through before they are taken over, not only their sizes.
+        setting: what a user writes before another `max_bad_ratio`.
 
     Raises:
-        DataError: no usable image, or too many unusable ones; or `dest` holds something else.
+        TooManyLeftOut: more unusable files than allowed.
+        DataError: no usable image; or `dest` holds something else.
     """
     options = options or WriteOptions()
     dest = Path(dest)
@@ -134,21 +122,26 @@ def write_shards(
         same = duplicates(source) if options.dedup == "exact" else {}
         shards = plan(source.items, options, same)
         parts = {n: part for n in range(len(shards)) if (part := finished_part(dest, n, verify))}
-        _write_missing(source, dest, shards, parts, options, progress or (lambda done, total: None))
+        allowed = Allowance(source.skipped, sum(map(len, shards)), options.max_bad_ratio, setting, dest)
+        writing = _write_missing(source, dest, shards, parts, options, progress or (lambda done, total: None))
+        with closing(writing):
+            for _ in chain([None] if parts else [], writing):
+                bad = [entry for part in parts.values() for entry in part.bad]
+                allowed.check(bad, whole=len(parts) == len(shards))
         skipped = [*source.skipped, *((source.items[n].name, why) for n, why in same.items())]
         return _finish(source, dest, options, [parts[n] for n in range(len(shards))], skipped)
 
 
 def _finish(
-    source: Source, dest: Path, options: WriteOptions, parts: Sequence[Part], skipped: Sequence[tuple[str, str]]
+    source: Source, dest: Path, options: WriteOptions, parts: Sequence[Part], skipped: Sequence[LeftOut]
 ) -> WriteReport:
     """Write bad.jsonl and the manifest."""
     bad = sorted(entry for part in parts for entry in part.bad)
     report = WriteReport(source, sum(part.shard.samples for part in parts), len(parts), tuple(sorted([*skipped, *bad])))
-    _list_bad(dest, report.skipped)
+    list_left_out(dest, report.skipped)
     found = statistics(((part.pixels, part.total, part.squares) for part in parts), options.bits)
     if found is None:
-        raise DataError(f"No usable image among {len(source.items)} files. The first reasons:\n  {_first_of(bad)}")
+        raise DataError(f"No usable image among {len(source.items)} files:\n  {reasons(bad)}")
     Manifest(
         samples=report.found,
         channels=options.channels,

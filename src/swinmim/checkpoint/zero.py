@@ -26,6 +26,7 @@ from swinmim.checkpoint.io import STATE
 from swinmim.checkpoint.manifest import read_manifest
 from swinmim.checkpoint.task_model import save_task_model, under
 from swinmim.errors import CheckpointError
+from swinmim.paths import shell_quoted
 
 TAG = "checkpoint"
 UNIVERSAL_TAG = "checkpoint_universal"
@@ -60,7 +61,7 @@ def inspect(state: Path) -> Saved:
     if not is_zero(state):
         raise CheckpointError(
             f"{state} was not written by DeepSpeed; resume with the strategy of that run (single or ddp), or start "
-            f"from its weights: ckpt={state.parent}."
+            f"from its weights: ckpt={shell_quoted(state.parent)}."
         )
     ranks = [
         int(match[1])

@@ -22,6 +22,7 @@ FREE = (
     "data.cache_bytes",
     "data.cache_dir",
     "data.max_bad_fraction",
+    "data.max_pixels",
     "data.mix.path",
     "data.num_workers",
     "data.path",

@@ -144,6 +144,9 @@ class RunConfig:
     """Encoder folder or run directory whose weights start the run; null starts from scratch."""
 
     def __post_init__(self) -> None:
+        for name in ("output_dir", "ckpt", "resume"):
+            if getattr(self, name) == "":
+                raise ValueError(f"{name} is empty. Add {name}=PATH" + (", or null." if name != "output_dir" else "."))
         if self.compile and self.strategy.kind == "deepspeed":
             raise ValueError(
                 "compile=true does not work under DeepSpeed, whose hooks change what torch has compiled. "

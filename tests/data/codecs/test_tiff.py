@@ -203,3 +203,36 @@ def test_a_missing_package_is_no_damage(monkeypatch):
     monkeypatch.setitem(sys.modules, "tifffile", None)
     with pytest.raises(DataError, match="need tifffile"):
         decode(tiff(BANDS, **CONTIG), 5)
+
+
+ROWS = (BANDS >> 8).astype(np.uint8)  # (40, 48, 5)
+CUBE = np.random.default_rng(1).integers(0, 256, (48, 48, 48), dtype=np.uint8)
+
+
+def test_pages_are_bands_and_not_rows_where_both_would_do():
+    np.testing.assert_array_equal(decode(tiff(CUBE, photometric="minisblack"), 48), np.moveaxis(CUBE, 0, 2))
+    np.testing.assert_array_equal(decode(tiff(CUBE, **CONTIG), 48), CUBE)
+    np.testing.assert_array_equal(decode(tiff(CUBE, **APART), 48), np.moveaxis(CUBE, 0, 2))
+
+
+def test_an_array_that_was_written_a_page_a_row_is_read_as_it_was():
+    np.testing.assert_array_equal(decode(tiff(ROWS, photometric="minisblack"), 5), ROWS)
+
+
+@pytest.mark.parametrize(
+    ("data", "channels", "reason"),
+    [
+        (
+            tiff(ROWS, photometric="minisblack", metadata=None),
+            5,
+            "40 pages of 5x48 pixels are not 5 bands of one picture",
+        ),
+        (tiff(ROWS, **CONTIG), 40, r"it has 5 bands, the set wants 40 \(bands are counted by model.in_chans"),
+        (tiff(ROWS, **CONTIG), 3, "model.in_chans.*: a TIFF of 1 page of 48x40 pixels with 5 bands"),
+        (tiff(ROWS, photometric="minisblack"), 3, "min_side=8: a TIFF of 40 pages of 5x48 pixels with 1 band$"),
+        (tiff(np.stack([ROWS] * 7), **CONTIG), 5, "a TIFF of 7 pages of 48x40 pixels with 5 bands"),
+    ],
+)
+def test_errors_tell_pages_from_bands(data, channels, reason):
+    with pytest.raises(DecodeError, match=reason):
+        encode(data, EncodeOptions(channels=channels))

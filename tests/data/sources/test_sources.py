@@ -94,7 +94,7 @@ def test_rows_without_a_file_count_as_unreadable(tmp_path, capsys):
     rows = [{"path": "0.jpg"}, {"path": "gone.jpg"}, {"path": None}, {"path": ""}, {"path": "a\0b"}, {"path": "."}]
     path.write_text("\n".join(map(json.dumps, rows)))
     assert main([str(path), str(tmp_path / "out")]) == 3
-    assert "may be unusable (max_bad_ratio), got 1 of 6" in capsys.readouterr().err
+    assert "may be unusable, got 5 of 6:" in capsys.readouterr().err
     assert main([str(path), str(tmp_path / "out"), "--max-bad-ratio", "0.9"]) == 0
     named = {line["source"] for line in map(json.loads, (tmp_path / "out" / "bad.jsonl").read_text().splitlines())}
     rows = [f"list.jsonl row {n}: no path" for n in (3, 4)]

@@ -16,7 +16,7 @@ FAST = WriteOptions(resize=32, workers=1)
 
 def settings(cache):
     return DataConfig(
-        path="", val_ratio=0.1, cache_dir=str(cache), pack_resize=32, pack_quality=95, stats="auto", num_workers=0,
+        path="x", val_ratio=0.1, cache_dir=str(cache), pack_resize=32, pack_quality=95, stats="auto", num_workers=0,
         max_bad_fraction=0,
     )  # fmt: skip
 

@@ -55,7 +55,9 @@ def test_too_many_bad_images_fail_and_keep_what_is_done(folder, tmp_path, capsys
     source = make_folder(tmp_path / "in", 9, classes=())
     (source / "bad.jpg").write_bytes(b"x")
     assert main([str(source), str(tmp_path / "out"), "--workers", "1"]) == 3
-    assert "At most 1.0% of the images may be unusable" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "At most 1% of the files may be unusable, got 1 of 10:" in said
+    assert "--max-bad-ratio 0.1 (what is done is kept)" in said
     assert main([str(source), str(tmp_path / "out"), "--workers", "1", "--max-bad-ratio", "0.1"]) == 0
     assert main([str(source), str(tmp_path / "new"), "--limit", "4", "--dry-run"]) == 0
     assert "would write 4 images" in capsys.readouterr().out
@@ -86,13 +88,13 @@ def test_writing_stops_when_too_many_are_bad(tmp_path):
         (source / f"{number:04d}.jpg").write_bytes(b"x")
     done = []
     options = {"workers": 1, "shard_samples": 10}
-    with pytest.raises(DataError, match=r"At most 10\.0% .* got 31 of 300 so far"):
+    with pytest.raises(DataError, match=r"At most 10% .* got \d\d of 300 so far:\n  \d\d x not an image"):
         write_shards(source, tmp_path / "out", WriteOptions(max_bad_ratio=0.1, **options), lambda n, _: done.append(n))
     assert 60 < done[-1] < 150
-    assert len((tmp_path / "out" / "bad.jsonl").read_text().splitlines()) == 31
+    assert 31 <= len((tmp_path / "out" / "bad.jsonl").read_text().splitlines()) < 41
     held = len(list((tmp_path / "out").glob("*.tar")))
     assert held == done[-1] // 10
-    with pytest.raises(DataError, match=r"At most 5\.0%"):  # at once: the shards that are there hold too many
+    with pytest.raises(DataError, match=r"At most 5%"):  # at once: the shards that are there hold too many
         write_shards(source, tmp_path / "out", WriteOptions(max_bad_ratio=0.05, **options), lambda n, _: 1 / 0)
     write_shards(source, tmp_path / "out", WriteOptions(max_bad_ratio=0.4, **options), lambda n, _: done.append(n))
     assert done[-1] == 300

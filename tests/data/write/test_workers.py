@@ -78,7 +78,7 @@ def test_packing_a_folder_loads_no_client_of_a_server(tmp_path):
     make_folder(tmp_path / "in", 4)
     code = (
         "import sys; from data.config import DataConfig; from data.open import open_source;"
-        "config = DataConfig(path='', val_ratio=0.1, cache_dir=sys.argv[2], pack_resize=None, pack_quality=95,"
+        "config = DataConfig(path='x', val_ratio=0.1, cache_dir=sys.argv[2], pack_resize=None, pack_quality=95,"
         " stats='auto', num_workers=0, max_bad_fraction=0);"
         "open_source(sys.argv[1], config);"
         "clients = {'aiohttp', 'botocore', 'gcsfs', 's3fs', 'fsspec.implementations.http'};"

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback
 
 from swinmim import private
 from swinmim.errors import Stopped
+from swinmim.paths import shell_quoted
 from swinmim.training.callbacks.checkpoint import Checkpoints
 from swinmim.training.faults.border import Border, sum_over_ranks
 
@@ -80,7 +81,7 @@ class Signals(Callback):
             + (
                 "SLURM will start it again."
                 if requeued
-                else f"To go on, add output_dir={checkpoints.output_dir} resume=auto to the same command."
+                else f"To go on, add output_dir={shell_quoted(checkpoints.output_dir)} resume=auto to the same command."
             )
         )
 

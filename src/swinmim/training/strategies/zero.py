@@ -15,6 +15,7 @@ from swinmim import private
 from swinmim.checkpoint import zero
 from swinmim.errors import CheckpointError
 from swinmim.models.swinv2 import Block
+from swinmim.paths import shell_quoted
 from swinmim.training.settings import ZeroConfig
 from swinmim.training.strategies.base import Answers
 
@@ -130,7 +131,8 @@ class ZeroStrategy(Answers, DeepSpeedStrategy):
         if saved.stage != stage:
             raise CheckpointError(
                 f"{folder.parent} was written at ZeRO stage {saved.stage}, this run asks for stage {stage}. Take "
-                f"strategy=deepspeed_zero{saved.stage}, or start a new run from its weights: ckpt={folder.parent}."
+                f"strategy=deepspeed_zero{saved.stage}, or start a new run from its weights: "
+                f"ckpt={shell_quoted(folder.parent)}."
             )
         universal = saved.world_size != self.world_size
         if universal and not saved.has_universal:
