@@ -26,6 +26,7 @@ from swinmim.models.swinv2 import SwinV2
 from swinmim.training.callbacks.checkpoint import Monitor
 from swinmim.training.execute import execute
 from swinmim.training.module import Build, Plan, Provenance
+from swinmim.training.replay import Info
 
 
 def run(config: PretrainConfig, output_dir: Path) -> dict[str, float]:
@@ -127,8 +128,8 @@ def build_model(config: PretrainConfig) -> SimMIM:
         )
 
 
-def rebuild(info: Mapping[str, Any]) -> PretrainModule:
+def rebuild(info: Info) -> PretrainModule:
     """The module of a replay bundle, uncompiled, without its weights (see `swinmim.training.replay`)."""
-    config = dataclasses.replace(load(PretrainConfig, OmegaConf.create(info["config"])), compile=False)
+    config = dataclasses.replace(load(PretrainConfig, OmegaConf.create(info.config)), compile=False)
     model = build_model(config)
-    return PretrainModule(model, config, Plan(**info["plan"]), Provenance(mean=info["mean"], std=info["std"]))
+    return PretrainModule(model, config, info.plan, Provenance(mean=info.mean, std=info.std))
