@@ -2,6 +2,7 @@
 terminal obeys no part of.
 """
 
+import errno
 import json
 import os
 import re
@@ -93,3 +94,17 @@ def brief(value: Any) -> str:
 def printable(text: str) -> str:
     """Text with its control characters, but tabs and line feeds, written as escapes."""
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def open_own(path: Path) -> int:
+    """A descriptor of a file of ours to write or to lock, made if need be; never through a link, which someone else may
+    have put there.
+
+    Raises OSError.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666)  # less the umask
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return descriptor

@@ -75,6 +75,6 @@ class StateIO(CheckpointIO):
 
 def _not_ours(path: str | Path, why: str) -> CheckpointError:
     return CheckpointError(
-        f"{path} is not a trainer state of this program{': ' + why if why else ''}. Resume from an older step beside it; "
-        "ckpt takes weights of others."
+        f"{path} is not a trainer state of this program{': ' + why if why else ''}. Resume from an older step beside "
+        "it; ckpt takes weights of others."
     )
