@@ -6,12 +6,12 @@ import signal
 import threading
 from multiprocessing.context import BaseContext, SpawnContext, SpawnProcess
 
-_SIGNALS = {signal.SIGTERM, signal.SIGUSR1}
+_SIGNALS = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
 
 
 def heed_only_the_parent(worker: int) -> None:
-    """Ignore SIGUSR1, and SIGTERM unless the process that started this one sends it; end by SIGPROF, whatever that
-    process does with it, and with it. A `worker_init_fn`.
+    """Ignore SIGHUP, SIGUSR1, and SIGTERM unless the process that started this one sends it; end by SIGPROF, whatever
+    that process does with it, and with it. A `worker_init_fn`.
 
     Schedulers signal every process of a job. The ranks answer with a last checkpoint and need their loaders for the
     steps until then; torch's own handler would end a loader at once, and with it the run.
@@ -20,6 +20,7 @@ def heed_only_the_parent(worker: int) -> None:
     waits = hasattr(signal, "sigwaitinfo")  # not on macOS
     if waits:
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before any thread that could take it instead
     parent = end_with_parent()
