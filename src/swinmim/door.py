@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from swinmim.composition import check
 from swinmim.config import CONF_DIR, SEPARATOR, load
 from swinmim.distributed import agree, is_main, launch, local_rank, rank, world_size
-from swinmim.errors import ConfigError, UserError
+from swinmim.errors import ConfigError, DataError, UserError, limit_of
 from swinmim.security import close_environment, split_arguments, tighten_umask
 from swinmim.training import run_lock
 
@@ -72,6 +72,10 @@ def open_door(name: str, schema_type: type[T], run: Callable[[T, Path], object])
             _start(cfg, schema_type, run)
         except UserError as error:
             _stop(name, error)
+        except (OSError, RuntimeError) as error:
+            if (told := limit_of(error)) is None:
+                raise
+            _stop(name, DataError(told))
 
     # flags first: argparse takes no flag between overrides
     rest = [argument for argument in sys.argv[1:] if argument not in overrides]
