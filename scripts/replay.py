@@ -25,11 +25,11 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         info = read_info(arguments.folder)
-        module = REBUILD[info["label"]](info)
+        module = REBUILD[info.label](info)
         load_weights(arguments.folder, module)
-        print(f"step {info['step']}, {info['precision']}, weights from before it; checkpoint {info['checkpoint']}")
+        print(f"step {info.step}, {info.precision}, weights from before it; checkpoint {info.checkpoint}")
         for name, micro_batch, samples in read_micro_batches(arguments.folder):
-            finding = replay(module, micro_batch, device=arguments.device, precision=info["precision"])
+            finding = replay(module, micro_batch, device=arguments.device, precision=info.precision)
             print(f"{name}: {finding}")
             for row in finding.rows:
                 print(f"  not finite alone: row {row}{', ' + samples[row] if samples else ''}")

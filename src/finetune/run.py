@@ -25,6 +25,7 @@ from swinmim.models.swinv2 import SwinV2
 from swinmim.training.callbacks.checkpoint import Monitor
 from swinmim.training.execute import execute
 from swinmim.training.module import Build, Plan, Provenance
+from swinmim.training.replay import Info
 
 
 def run(config: FinetuneConfig, output_dir: Path) -> dict[str, float]:
@@ -142,10 +143,10 @@ def build_encoder(config: FinetuneConfig) -> SwinV2:
         return SwinV2(get_architecture(config.model.name, **config.model.overrides()), **config.encoder_options())
 
 
-def rebuild(info: Mapping[str, Any]) -> TaskModule:
+def rebuild(info: Info) -> TaskModule:
     """The module of a replay bundle, uncompiled, without its weights (see `swinmim.training.replay`)."""
-    config = load(FinetuneConfig, OmegaConf.create(info["config"]))
-    subject = Subject(classes=tuple(info["classes"]), facts=info.get("facts", {}))
+    config = load(FinetuneConfig, OmegaConf.create(info.config))
+    subject = Subject(classes=info.classes, facts=info.facts)
     task = TASKS[config.task.kind](config.task, subject)
     network = TaskModel(build_encoder(config), task)
-    return TaskModule(network, task, config, Plan(**info["plan"]), Provenance(mean=info["mean"], std=info["std"]))
+    return TaskModule(network, task, config, info.plan, Provenance(mean=info.mean, std=info.std))

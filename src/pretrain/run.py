@@ -29,6 +29,7 @@ from swinmim.paths import shell_quoted
 from swinmim.training.callbacks.checkpoint import Monitor
 from swinmim.training.execute import execute
 from swinmim.training.module import Build, Plan, Provenance
+from swinmim.training.replay import Info
 
 log = logging.getLogger(__name__)
 
@@ -154,8 +155,8 @@ def _continue_from(ckpt: str, named: str, model: SimMIM) -> None:
         log.info("ckpt is a %s%s; mask token and decoder are %s", name, other, "those of ckpt" if fits else "new")
 
 
-def rebuild(info: Mapping[str, Any]) -> PretrainModule:
+def rebuild(info: Info) -> PretrainModule:
     """The module of a replay bundle, uncompiled, without its weights (see `swinmim.training.replay`)."""
-    config = dataclasses.replace(load(PretrainConfig, OmegaConf.create(info["config"])), compile=False)
+    config = dataclasses.replace(load(PretrainConfig, OmegaConf.create(info.config)), compile=False)
     model = build_model(config)
-    return PretrainModule(model, config, Plan(**info["plan"]), Provenance(mean=info["mean"], std=info["std"]))
+    return PretrainModule(model, config, info.plan, Provenance(mean=info.mean, std=info.std))

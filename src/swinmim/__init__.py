@@ -5,7 +5,8 @@ models/       the network, plain torch          optim/        parameter groups, 
 checkpoint/   encoder folders, run checkpoints  training/     one run: skeleton, strategies, callbacks, faults
 door, composition, config, security             the way in: a command line becomes typed settings
 errors, urls    what users are told, and not    distributed   who am I among the processes
-tables, memory  what a run says about itself    export        ways out
+outside         reading and showing what others wrote         export        ways out
+tables, memory  what a run says about itself
 private         private names of Lightning and torch          paths, version
 """
 

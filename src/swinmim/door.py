@@ -6,6 +6,7 @@ import sys
 import typing
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,9 +19,10 @@ from omegaconf import DictConfig
 from swinmim.composition import check
 from swinmim.config import CONF_DIR, SEPARATOR, load
 from swinmim.distributed import agree, is_main, launch, local_rank, rank, world_size
-from swinmim.errors import ConfigError, UserError
+from swinmim.errors import ConfigError, DataError, UserError, limit_of
 from swinmim.paths import literal_paths
 from swinmim.security import close_environment, split_arguments, tighten_umask
+from swinmim.training import run_lock
 
 T = TypeVar("T")
 
@@ -50,6 +52,7 @@ def open_door(name: str, schema_type: type[T], run: Callable[[T, Path], object])
     tighten_umask()
     close_environment()
     sys.argv[1:] = literal_paths(sys.argv[1:])
+    lock = ExitStack()
     try:
         if STARTED not in os.environ:
             os.environ[STARTED] = _run_name()
@@ -59,8 +62,10 @@ def open_door(name: str, schema_type: type[T], run: Callable[[T, Path], object])
         if {"-m", "--multirun"} & set(flags) and world_size() > 1:
             raise ConfigError(NO_SWEEP)
         if config is not None and is_main():
+            lock.enter_context(run_lock.held(Path(config.output_dir)))
             refuse_overwrite(Path(config.output_dir), config.resume)
     except UserError as error:
+        lock.close()
         if local_rank() == 0:  # the others of this machine found the same
             _stop(name, error)
         sys.exit(error.exit_code)
@@ -70,11 +75,16 @@ def open_door(name: str, schema_type: type[T], run: Callable[[T, Path], object])
             _start(cfg, schema_type, run)
         except UserError as error:
             _stop(name, error)
+        except (OSError, RuntimeError) as error:
+            if (told := limit_of(error)) is None:
+                raise
+            _stop(name, DataError(told))
 
     # flags first: argparse takes no flag between overrides
     rest = [argument for argument in sys.argv[1:] if argument not in overrides]
     sys.argv[1:] = [*rest, *overrides, *([] if is_main() else _QUIET)]
-    hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)(task)()
+    with lock:
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)(task)()
 
 
 NO_SWEEP = (
@@ -99,6 +109,9 @@ def _run_name() -> str:
     return now if launched is None or launched.world_size == 1 else agree(STARTED, now)
 
 
+OURS = (".hydra", run_lock.NAME)
+
+
 def refuse_overwrite(output_dir: Path, resume: str | None) -> None:
     """A run never writes into the directory of another one.
 
@@ -113,7 +126,7 @@ def refuse_overwrite(output_dir: Path, resume: str | None) -> None:
         )
     if resume is not None or not output_dir.is_dir():
         return
-    others = sorted(path.name for path in output_dir.iterdir() if path.name != ".hydra" and path.suffix != ".log")
+    others = sorted(path.name for path in output_dir.iterdir() if path.name not in OURS and path.suffix != ".log")
     if others:
         raise ConfigError(
             f"output_dir={output_dir} is not empty (it holds {', '.join(others[:3])}). "
@@ -127,11 +140,14 @@ def _start(cfg: DictConfig, schema_type: type[T], run: Callable[[T, Path], objec
     if hydra_cfg.mode == RunMode.MULTIRUN and config.trainer.world_size > 1:
         raise ConfigError(NO_SWEEP)
     output_dir = Path(hydra_cfg.runtime.output_dir)
-    if is_main():
-        refuse_overwrite(output_dir, config.resume)
-    else:
-        logging.getLogger().setLevel(logging.WARNING)
-    run(config, output_dir)
+    with ExitStack() as lock:
+        if is_main():
+            if os.path.realpath(config.output_dir) != os.path.realpath(output_dir):  # one of a sweep, each its own
+                lock.enter_context(run_lock.held(output_dir))
+            refuse_overwrite(output_dir, config.resume)
+        else:
+            logging.getLogger().setLevel(logging.WARNING)
+        run(config, output_dir)
 
 
 def _stop(name: str, error: UserError) -> typing.NoReturn:

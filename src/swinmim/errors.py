@@ -5,6 +5,10 @@ numbers, 69 another process of the run died or hangs, 75 stopped by a signal wit
 same command with `resume=auto` goes on; after 5 someone should look first. See docs/faults.md.
 """
 
+import errno
+import resource
+import shutil
+
 RANK_LOST = 69
 """Exit code (EX_UNAVAILABLE) of a process that ends because another one of the run is gone or stands still."""
 
@@ -60,3 +64,25 @@ class Stopped(UserError):
 
     exit_code = 75
     label = "stopped"
+
+
+def limit_of(error: BaseException) -> str | None:
+    """Which limit of the machine an error of the system or of a library has met, and the cure; None for no limit."""
+    number, text = getattr(error, "errno", None), str(error)
+    if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in text or "ancdata" in text:
+        return (
+            f"This process may have {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} files open at once, which is too "
+            "few for its loader processes. Raise the limit in the shell that starts the run (ulimit -n 65536), or add "
+            "data.num_workers=0, which needs the least."
+        )
+    if "shared memory" in text or "Bus error" in text:
+        room = shutil.disk_usage("/dev/shm")
+        return (
+            f"/dev/shm, where loader processes leave their images, is too small: {room.total:,} bytes, {room.free:,} "
+            "of them free. Give it more (docker run --shm-size=8g), lower batch_size, or add data.num_workers=0, which "
+            "does without."
+        )
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        where = f" for {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        return f"The disk is full: no room is left{where}. Make room, and continue with resume=auto."
+    return None

@@ -1,10 +1,13 @@
 """Runs as typed on a command line: ranks that Lightning starts itself, and a server for metrics that is not there."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,48 @@ def test_ranks_of_one_machine_end_together(tmp_path, small, number, code):
         assert "rank 0: ending, because the process of rank 1 is gone; last step" in text
     time.sleep(1)
     assert not any(os.path.exists(f"/proc/{other}/exe") for other in others)
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize(
+    "shell", ['exec "$@"', '"$@" 2>&1 | tee log', 'trap "" HUP; "$@"'], ids=["alone", "tee", "nohup"]
+)
+def test_a_closed_terminal_saves_and_stops(tmp_path, small, shell):
+    """The window in which the command was typed is closed; what began with nohup goes on."""
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "pretrain", *small, "data.num_workers=1", f"output_dir={run}"]
+    command += ["callbacks.checkpoint.keep_last=99"] + (["trainer.max_epochs=500"] if "trap" not in shell else [])
+    ours, theirs = os.openpty()
+    terminal = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True}
+    process = subprocess.Popen(
+        ["sh", "-c", shell, "sh", *command],
+        cwd=tmp_path,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY),
+        **terminal,
+    )
+    os.close(theirs)
+    os.set_blocking(ours, False)
+    try:
+        deadline = time.monotonic() + 120
+        while len(losses(run)) < 3 and process.poll() is None:
+            assert time.monotonic() < deadline
+            with suppress(BlockingIOError):
+                os.read(ours, 1 << 16)
+            time.sleep(0.1)
+        os.close(ours)
+        code = process.wait(60)
+        while (run / ".run_lock").exists():  # a shell ends before what it started
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    found, skipped = io.newest(run / "checkpoints")
+    assert found is not None
+    assert not skipped
+    assert code == {"exec": 75, '"$@"': -signal.SIGHUP, "trap": 0}[shell.split()[0]]
+    assert int(found.name.removeprefix("step_")) == (8 if "trap" in shell else len(losses(run)))
+    assert ("SIGHUP: saving step" in (run / "pretrain.log").read_text()) == ("trap" not in shell)
 
 
 @pytest.mark.reliability

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1: a last checkpoint, the documented exit code, and a resumed run that is the uninterrupted one."""
+"""Signals: a last checkpoint, the documented exit code, and a resumed run that is the uninterrupted one."""
 
 import signal
 import stat
@@ -8,7 +8,7 @@ from runs import Fault, losses
 
 from swinmim.checkpoint import io
 
-TERM, USR1 = signal.SIGTERM, signal.SIGUSR1
+TERM, HUP, USR1 = signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1
 SAVED = 75
 
 
@@ -20,11 +20,12 @@ def checkpoints(output_dir):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_the_step_and_nothing_is_lost(tmp_path, start, same_end):
-    run = start(tmp_path / "run", faults=[Fault("signal", (3,), signals=(TERM,))])
+@pytest.mark.parametrize("number", [TERM, HUP])
+def test_a_signal_saves_the_step_and_nothing_is_lost(tmp_path, start, same_end, number):
+    run = start(tmp_path / "run", faults=[Fault("signal", (3,), signals=(number,))])
     assert run.wait() == [SAVED], run.text()
     assert "stopped:" in run.text()
-    assert "SIGTERM ended the run after step 3" in run.text()
+    assert f"{number.name} ended the run after step 3" in run.text()
     assert "resume=auto" in run.text()
     assert "Traceback" not in run.text()
     assert checkpoints(tmp_path / "run") == ["step_00000003"]
@@ -61,7 +62,7 @@ def test_a_signal_between_the_last_step_of_an_epoch_and_the_next(tmp_path, start
 
 
 @pytest.mark.reliability
-@pytest.mark.parametrize("number", [TERM, USR1])
+@pytest.mark.parametrize("number", [TERM, HUP, USR1])
 def test_a_signal_to_all_processes_of_the_job_leaves_the_loaders_alive(tmp_path, start, same_end, number):
     fault = Fault("signal", (3,), signals=(number,), group=True)
     run = start(tmp_path / "run", "data.num_workers=2", faults=[fault])

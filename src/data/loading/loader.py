@@ -2,6 +2,8 @@
 names the samples it was reading, and too many damaged images end the run on all ranks at the same batch.
 """
 
+import errno
+import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -15,7 +17,7 @@ from data.loading.dataset import BatchDataset
 from data.loading.sampler import EvalSampler, TrainSampler
 from data.processes import heed_only_the_parent, worker_context
 from swinmim import private
-from swinmim.errors import DataError
+from swinmim.errors import DataError, limit_of
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -116,8 +118,10 @@ class BatchLoader(ReadyLoader):
         damage.agree()
 
     def _name(self, error: Exception) -> Exception:
-        """What the workers were doing, when the error is that one died."""
+        """What the workers were doing, when the error is that one died; or the limit that it met."""
         text = str(error)
+        if told := limit_of(error):
+            return DataError(told)
         signs = ("exited unexpectedly", "killed by signal")
         if isinstance(error, RuntimeError) and not any(sign in text for sign in signs):
             return error
@@ -128,6 +132,10 @@ class BatchLoader(ReadyLoader):
                     worker.join(0.2)
                 private.forget_workers(self._iterator)
         dead = [n for n, worker in enumerate(workers) if worker.exitcode]
+        if not dead and not isinstance(error, RuntimeError):  # all live, and cannot hand over what they have read
+            return DataError(str(limit_of(OSError(errno.EMFILE, text))))
+        if any(workers[n].exitcode == -signal.SIGBUS for n in dead):
+            return DataError(str(limit_of(RuntimeError("Bus error"))))
         reading = self._batches.being_read(dead or range(len(workers)))
         codes = ", ".join(str(workers[n].exitcode) for n in dead) or "none"
         return DataError(

@@ -4,7 +4,9 @@ import hashlib
 import os
 import threading
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
 
 PIECE = 1 << 22
 """Bytes written at a time."""
@@ -15,8 +17,8 @@ BLOCK = 1 << 18
 class Entry(NamedTuple):
     """What the marker says about one file."""
 
-    bytes: int
-    sha256: str
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
 
 
 class HashedFile:

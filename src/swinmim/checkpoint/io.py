@@ -11,14 +11,18 @@ import json
 import logging
 import os
 import shutil
+import stat
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import AfterValidator, Field
 
 from swinmim.checkpoint.digest import Entry, digest
 from swinmim.errors import CheckpointError
+from swinmim.outside import Unreadable, brief, read_json
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +32,22 @@ CONFIG = "config.json"
 VERSION = 1
 """Of the marker."""
 THREADS = 4
+LARGEST_CONFIG = 1 << 20
+"""Bytes of `config.json`; the settings of a run take some 4,000."""
+
+
+def _inside(name: str) -> str:
+    if not name.isprintable() or not all(part.strip(".") for part in name.split("/")):
+        raise ValueError("must be a path inside of the checkpoint")
+    return name
 
 
 class Marker(NamedTuple):
     """What `COMPLETE` says: how many checkpoints the run had written before this one, and all files."""
 
-    number: int
-    files: dict[str, Entry]
+    version: int
+    number: Annotated[int, Field(ge=0)]
+    files: dict[Annotated[str, AfterValidator(_inside)], Entry]
 
     @property
     def bytes(self) -> int:
@@ -63,7 +76,7 @@ class Draft:
         self._entries: dict[Path, Future[Entry]] = {}
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="checkpoint")
         with explained(folder.parent):
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(exist_ok=True)
             for leftover in folder.parent.glob(".step_*.partial"):
                 shutil.rmtree(leftover)
             for old in folder.parent.glob("step_*_old"):
@@ -116,23 +129,33 @@ def explained(root: Path, writing: Path | None = None) -> Iterator[None]:
 
 def _reason(error: OSError, root: Path, writing: Path | None) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(root).free
         written = sum(path.stat().st_size for path in files(writing)) if writing and writing.exists() else 0
         last = max((marker.bytes for _, marker in _marked(root)), default=0)
         needs = f"{last:,} bytes as the last one did" if last else f"more than the {written:,} bytes that fitted"
         if writing is not None:
             shutil.rmtree(writing, ignore_errors=True)
-        free = shutil.disk_usage(root).free
         return (
-            f"disk full: the checkpoint needs {needs}; {free:,} bytes are free on the disk of {root} "
-            f"(mounted at {_mount(root)}). Older checkpoints are unharmed. Make room or lower "
-            "callbacks.checkpoint.keep_last, then continue with resume=auto."
+            f"disk full: the checkpoint needs {needs}; {free:,} bytes are free on the disk of {root} (mounted at "
+            f"{_mount(root)}) beside the {written:,} of its unfinished part, which is removed. Older checkpoints are "
+            "unharmed. Make room or lower callbacks.checkpoint.keep_last, then continue with resume=auto."
         )
+    if not root.parent.is_dir():
+        return gone(root.parent)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return (
             f"checkpoints cannot be written to {root}: {os.strerror(error.errno)}. Make it writable for this user, or "
             "choose another output_dir."
         )
     return f"writing a checkpoint to {root} failed: {error}. Older checkpoints are unharmed; resume=auto continues."
+
+
+def gone(output_dir: Path) -> str:
+    """What to say when the directory of a run is not there any more."""
+    return (
+        f"output_dir={output_dir} is gone: it was moved or removed while the run was writing into it. Its checkpoints "
+        "are where it is now; go on with output_dir=THAT_PLACE resume=auto."
+    )
 
 
 def check_writable(root: Path) -> None:
@@ -150,16 +173,20 @@ def check_writable(root: Path) -> None:
 def read_marker(folder: Path) -> Marker:
     """The marker of a checkpoint. Raises CheckpointError: there is none that can be read."""
     try:
-        text = json.loads((folder / COMPLETE).read_text())
-        if text["version"] != VERSION:
+        version = read_json(folder / COMPLETE, dict[str, Any]).get("version")
+        if version != VERSION:
             raise CheckpointError(
-                f"{folder.name}/{COMPLETE} is of version {text['version']}, this program's is {VERSION}"
+                f"{folder.name}/{COMPLETE} is of version {brief(version)}, this program's is {VERSION}"
             )
-        return Marker(int(text["number"]), {name: Entry(**entry) for name, entry in text["files"].items()})
+        return read_json(folder / COMPLETE, Marker)
     except FileNotFoundError:
         raise CheckpointError(f"{folder.name} has no {COMPLETE} marker") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder.name}/{COMPLETE} cannot be read: {error}") from error
+    except (OSError, Unreadable) as error:
+        raise CheckpointError(f"{folder.name}/{COMPLETE} cannot be read: {_why(error)}") from error
+
+
+def _why(error: OSError | Unreadable) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def problem(folder: Path, *, hashes: bool = True) -> str | None:
@@ -169,16 +196,22 @@ def problem(folder: Path, *, hashes: bool = True) -> str | None:
     """
     try:
         marker = read_marker(folder)
+        read_config(folder)
     except CheckpointError as error:
         return str(error)
     for name, entry in marker.files.items():
         path = folder / name
         try:
-            size = path.stat().st_size
+            found = path.stat()
         except OSError as error:
             return f"{folder.name}/{name} cannot be read: {error.strerror}"
-        if size != entry.bytes:
-            return f"{folder.name}/{name} is truncated: it should have {entry.bytes} bytes and has {size}"
+        if not stat.S_ISREG(found.st_mode):
+            return f"{folder.name}/{name} is no regular file"
+        if found.st_size != entry.bytes:
+            return f"{folder.name}/{name} is truncated: it should have {entry.bytes} bytes and has {found.st_size}"
+    for needed in (STATE, CONFIG):
+        if not any(name.split("/")[0] == needed for name in marker.files):
+            return f"{folder.name}/{COMPLETE} lists no {needed}"
     if not hashes:
         return None
     with ThreadPoolExecutor(THREADS) as pool:
@@ -278,12 +311,11 @@ def point(link: Path, target: Path) -> None:
 
 
 def read_config(folder: Path) -> Mapping[str, object]:
-    """The settings that the run had when it wrote a checkpoint. Raises CheckpointError: they are missing."""
+    """The settings that the run had when it wrote a checkpoint. Raises CheckpointError: they cannot be read."""
     try:
-        config: dict[str, object] = json.loads((folder / CONFIG).read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}") from error
-    return config
+        return read_json(folder / CONFIG, dict[str, Any], LARGEST_CONFIG)
+    except (OSError, Unreadable) as error:
+        raise CheckpointError(f"{folder.name}/{CONFIG} cannot be read: {_why(error)}") from error
 
 
 def _is_multiple(folder: Path, every: int | None) -> bool:

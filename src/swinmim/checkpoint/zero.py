@@ -71,13 +71,12 @@ def inspect(state: Path) -> Saved:
     if not ranks or sorted(ranks) != list(range(len(ranks))):
         raise CheckpointError(f"{state} lacks the optimizer files of some ranks (it has those of {sorted(ranks)}).")
     partitioned = list((state / TAG).glob("zero_pp_rank_*_model_states.pt"))
-    with safe_loading():
-        optim = torch.load(
-            next((state / TAG).glob("*zero_pp_rank_0_mp_rank_00_optim_states.pt")),
-            map_location="meta",
-            weights_only=True,
-        )
-    stage = int(optim["optimizer_state_dict"]["zero_stage"])
+    first = next((state / TAG).glob("*zero_pp_rank_0_mp_rank_00_optim_states.pt"))
+    try:
+        with safe_loading():
+            stage = int(torch.load(first, map_location="meta", weights_only=True)["optimizer_state_dict"]["zero_stage"])
+    except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{first} is damaged, or not DeepSpeed's; resume from an older step.") from error
     if (stage == 3) != bool(partitioned):
         raise CheckpointError(f"{state} mixes files of several ZeRO stages; resume from an older step beside it.")
     return Saved(world_size=len(ranks), stage=stage, has_universal=(state / UNIVERSAL_TAG).is_dir())

@@ -50,6 +50,8 @@ ORDER = ("data.labels_per_class", "data.lanes", "data.mix", "data.val_ratio", "g
 """Keys that the order of the samples depends on: the data refuse to go on with others, even where they are allowed."""
 
 ABSENT = "(absent)"
+LINES = 200
+"""Of differences in one message; a checkpoint may come from others."""
 
 
 def differences(then: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
@@ -74,8 +76,8 @@ def check_drift(then: Mapping[str, object], now: Mapping[str, object], allowed: 
         if key not in GONE and not (key in NEW and old == ABSENT)
     }
     refused = [key for key in changed if not is_free(key) and key not in allowed]
-    earlier = then.get("allow_drift") or ()  # a requeued job repeats its command when the change is in the checkpoint
-    assert isinstance(earlier, Sequence)
+    earlier = then.get("allow_drift")  # a requeued job repeats its command when the change is in the checkpoint
+    earlier = earlier if isinstance(earlier, list | tuple) else ()
     idle = [key for key in allowed if (key not in changed or is_free(key)) and key not in earlier]
     if refused:
         fixed = [key for key in refused if _is_in(key, ORDER)]
@@ -115,11 +117,13 @@ def _is_in(key: str, names: Sequence[str]) -> bool:
 
 
 def _lines(changed: Mapping[str, tuple[object, object]], keys: Sequence[str] | Mapping[str, object]) -> list[str]:
-    return [f"{key}: {_shown(changed[key][0])} -> {_shown(changed[key][1])}" for key in keys]
+    lines = [f"{key[:100]}: {_shown(changed[key][0])} -> {_shown(changed[key][1])}" for key in [*keys][:LINES]]
+    return lines + ([f"and {len(keys) - LINES} more"] if len(keys) > LINES else [])
 
 
 def _shown(value: object) -> str:
-    return ABSENT if value is ABSENT else json.dumps(value)
+    text = ABSENT if value is ABSENT else json.dumps(value)
+    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def _leaves(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:

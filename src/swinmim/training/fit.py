@@ -161,6 +161,10 @@ def train(
         if state is not None and "Error(s) in loading state_dict" in str(error):
             raise CheckpointError(f"resume: {state} does not fit this model. {error}") from error
         raise
+    except OSError as error:
+        if output_dir.is_dir():
+            raise
+        raise CheckpointError(io.gone(output_dir)) from error
     finally:
         if trainer.is_global_zero:
             finish_wandb()

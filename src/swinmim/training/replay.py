@@ -10,15 +10,20 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
+from pydantic import BaseModel, Field, FiniteFloat
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from swinmim.errors import DataError
+from swinmim.outside import Unreadable, brief, read_json
 from swinmim.training.callbacks.randomness import seed_all
-from swinmim.training.module import TrainingModule
+from swinmim.training.module import Plan, TrainingModule
+
+T = TypeVar("T")
 
 VERSION = 1
 INFO = "replay.json"
@@ -69,33 +74,75 @@ def write_bundle(
     return folder
 
 
-def read_info(folder: Path) -> dict[str, Any]:
+class Info(BaseModel):
+    """What `replay.json` says: which command and settings, the module's own facts, and the step."""
+
+    label: Literal["pretrain", "finetune"]
+    config: dict[str, Any]
+    precision: str
+    plan: Plan
+    mean: tuple[FiniteFloat, ...]
+    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
+    classes: tuple[str, ...] = ()
+    facts: dict[str, Any] = {}
+    step: int
+    checkpoint: str
+
+
+class _Entry(BaseModel):
+    """A micro-batch in `rank_N.json`."""
+
+    epoch: int
+    number: int
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    samples: list[str]
+
+
+def read_info(folder: Path) -> Info:
     """What `replay.json` says. Raises DataError: the folder is no bundle, or one of another version."""
-    try:
-        info: dict[str, Any] = json.loads((folder / INFO).read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder} is no replay bundle: {INFO} cannot be read ({error}).") from None
-    if info.get("version") != VERSION:
-        raise DataError(f"{folder} is a bundle of version {info.get('version')}; this program reads {VERSION}.")
-    return info
+    version = _read(folder / INFO, dict[str, Any]).get("version")
+    if version != VERSION:
+        raise DataError(f"{folder} is a bundle of version {brief(version)}; this program reads {VERSION}.")
+    return _read(folder / INFO, Info)
 
 
 def read_micro_batches(folder: Path) -> list[tuple[str, MicroBatch, list[str]]]:
-    """(name, micro-batch, its samples) of all ranks in the bundle."""
+    """(name, micro-batch, its samples) of all ranks in the bundle. Raises DataError: a file of it is damaged."""
     found = []
     for path in sorted(folder.glob("rank_*.json")):
-        rank = int(path.stem.removeprefix("rank_"))
-        for number, entry in enumerate(json.loads(path.read_text())):
-            samples = entry.pop("samples")
-            batch = load_file(_batch_file(folder, rank, number))
-            name = f"rank {rank}, epoch {entry['epoch']}, micro-batch {entry['number']}"
-            found.append((name, MicroBatch(batch=batch, **entry), samples))
+        rank = path.stem.removeprefix("rank_")
+        for number, entry in enumerate(_read(path, list[_Entry])):
+            batch = _tensors(_batch_file(folder, rank, number))
+            if "index" not in batch or len(entry.samples) not in (0, len(batch["index"])):
+                raise DataError(f"{path} does not fit the batches beside it.")
+            name = f"rank {rank}, epoch {entry.epoch}, micro-batch {entry.number}"
+            micro_batch = MicroBatch(batch=batch, epoch=entry.epoch, number=entry.number, seed=entry.seed)
+            found.append((name, micro_batch, entry.samples))
     return found
 
 
 def load_weights(folder: Path, module: TrainingModule) -> None:
-    """The weights that the failing step met."""
-    module.network.load_state_dict(load_file(folder / WEIGHTS))
+    """The weights that the failing step met. Raises DataError: they are damaged, or another model's."""
+    try:
+        module.network.load_state_dict(_tensors(folder / WEIGHTS))
+    except RuntimeError as error:
+        raise DataError(f"{folder / WEIGHTS} does not fit the model of {INFO}: {error}") from error
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    try:
+        return read_json(path, kind)
+    except (OSError, Unreadable) as error:
+        raise DataError(f"{path.parent} is no replay bundle: {path.name} cannot be read ({error}).") from None
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise DataError(f"{path.parent} is no replay bundle: {path.name} is no file.")
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} is damaged: {error}.") from error
 
 
 @dataclasses.dataclass
@@ -155,7 +202,7 @@ def _watch_forward(title: str, seen: list[str]) -> Callable[..., None]:
     return look
 
 
-def _batch_file(folder: Path, rank: int, number: int) -> Path:
+def _batch_file(folder: Path, rank: int | str, number: int) -> Path:
     return folder / f"rank_{rank}_batch_{number}.safetensors"
 
 

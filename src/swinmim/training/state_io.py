@@ -5,6 +5,7 @@ and moves it without flushing.
 """
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch.utils.serialization import config as serialization
 
 from swinmim.checkpoint.digest import HashedFile
 from swinmim.errors import CheckpointError
+
+PARTS = {"epoch", "global_step", "state_dict", "loops", "optimizer_states", "lr_schedulers"}
 
 
 class StateIO(CheckpointIO):
@@ -54,13 +57,24 @@ class StateIO(CheckpointIO):
         Raises CheckpointError: the file holds other objects, or is no checkpoint.
         """
         try:
-            state: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise CheckpointError(
-                f"{path} is not a trainer state of this program: {str(error).splitlines()[0]} "
-                "Use resume with a checkpoint that this program wrote, and ckpt for weights of others."
-            ) from error
+            state = torch.load(path, map_location=map_location, weights_only=True)
+        except pickle.UnpicklingError as error:  # torch's text advises to load it all the same
+            found = re.search(r"GLOBAL (\S+)", str(error))
+            raise _not_ours(path, f"it holds {found[1]}, and loading that could run code" if found else "") from error
+        except (RuntimeError, EOFError, LookupError, ValueError, OSError) as error:
+            raise _not_ours(path, "it is damaged, or of another kind") from error
+        if not isinstance(state, dict) or not state.keys() >= PARTS:
+            raise _not_ours(
+                path, f"it lacks {', '.join(sorted(PARTS - set(state)))}" if isinstance(state, dict) else ""
+            )
         return state
 
     def remove_checkpoint(self, path: str | Path) -> None:
         raise RuntimeError("checkpoints are removed as whole directories, by swinmim.checkpoint.io.prune")
+
+
+def _not_ours(path: str | Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is not a trainer state of this program{': ' + why if why else ''}. Resume from an older step beside "
+        "it; ckpt takes weights of others."
+    )

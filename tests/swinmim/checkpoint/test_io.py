@@ -14,6 +14,7 @@ from swinmim.errors import CheckpointError
 def save(root, step, content=b"weights"):
     draft = io.Draft(io.step_folder(root, step))
     (draft.path / io.STATE).write_bytes(content)
+    (draft.path / io.CONFIG).write_text("{}")
     (draft.path / "encoder").mkdir()
     (draft.path / "encoder" / "model.safetensors").write_bytes(content)
     draft.seal(draft.path / "encoder")
@@ -35,9 +36,9 @@ def test_commit_is_complete_and_leaves_nothing_else(tmp_path):
     assert io.problem(folder) is None
     assert names(tmp_path) == ["step_00000003"]
     marker = io.read_marker(folder)
-    assert set(marker.files) == {"state.ckpt", "encoder/model.safetensors"}
+    assert set(marker.files) == {"state.ckpt", "config.json", "encoder/model.safetensors"}
     assert marker.files["state.ckpt"] == digest(folder / "state.ckpt")
-    assert marker.bytes == 2 * len(b"weights")
+    assert marker.bytes == 2 * len(b"weights") + len("{}")
 
 
 def test_sharded_state_is_covered_file_by_file(tmp_path):
@@ -45,6 +46,7 @@ def test_sharded_state_is_covered_file_by_file(tmp_path):
     (draft.path / io.STATE / "checkpoint").mkdir(parents=True)
     for rank in range(3):
         (draft.path / io.STATE / "checkpoint" / f"rank_{rank}.pt").write_bytes(bytes([rank]) * 9)
+    (draft.path / io.CONFIG).write_text("{}")
     # what other ranks hashed arrives as entries
     other = draft.path / io.STATE / "checkpoint" / "rank_2.pt"
     draft.sealed(other, digest(other))
@@ -81,8 +83,81 @@ def damage(folder, kind):
             text = json.loads((folder / io.COMPLETE).read_text())
             (folder / io.COMPLETE).write_text(json.dumps(text | {"version": 99}))
 
+        case "pipe for a marker" | "pipe for settings" | "pipe for a state":
+            path = folder / {"marker": io.COMPLETE, "settings": io.CONFIG, "state": io.STATE}[kind.split()[-1]]
+            path.unlink()
+            os.mkfifo(path)
+            if path.name == io.STATE:
+                rewrite(folder, lambda text: text["files"][io.STATE].update(bytes=0))
+        case "a marker of gigabytes":
+            os.truncate(folder / io.COMPLETE, 20 << 30)
+        case "a nested marker":
+            (folder / io.COMPLETE).write_text("[" * 100_000)
+        case "a list for a marker":
+            (folder / io.COMPLETE).write_text("[]")
+        case "nested settings":
+            settle(folder, "[" * 100_000)
+        case "settings that are a list":
+            settle(folder, "[1]")
+        case "an infinite setting":
+            settle(folder, '{"seed": 1e400}')
+        case "settings of megabytes":
+            settle(folder, json.dumps({"a": "a" * io.LARGEST_CONFIG}))
+        case "number in words" | "infinite number" | "negative number":
+            value = {"number in words": "9", "infinite number": 0, "negative number": -1}[kind]
+            rewrite(folder, lambda text: text.update(number=value))
+            if value == 0:
+                (folder / io.COMPLETE).write_text((folder / io.COMPLETE).read_text().replace('r": 0', 'r": 1e400'))
+        case "files in a list":
+            rewrite(folder, lambda text: text.update(files=[*text["files"]]))
+        case "no files":
+            rewrite(folder, lambda text: text.update(files={}))
+        case "a file without settings":
+            rewrite(folder, lambda text: text["files"].pop(io.CONFIG))
+        case "a file outside" | "an absolute file":
+            outside = "../outside" if kind == "a file outside" else "/etc/passwd"
+            rewrite(folder, lambda text: text["files"].update({outside: text["files"][io.STATE]}))
+        case "a size in words":
+            rewrite(folder, lambda text: text["files"][io.STATE].update(bytes="7"))
+        case "a hash of another length":
+            rewrite(folder, lambda text: text["files"][io.STATE].update(sha256="00"))
+
+
+def rewrite(folder, change):
+    """Change the marker."""
+    text = json.loads((folder / io.COMPLETE).read_text())
+    change(text)
+    (folder / io.COMPLETE).write_text(json.dumps(text))
+
+
+def settle(folder, text):
+    """Other settings, and a marker that is right about them."""
+    (folder / io.CONFIG).write_text(text)
+    entry = digest(folder / io.CONFIG)._asdict()
+    rewrite(folder, lambda marker: marker["files"].update({io.CONFIG: entry}))
+
 
 DAMAGES = {
+    "pipe for a marker": "COMPLETE cannot be read: is no regular file",
+    "pipe for settings": "config.json cannot be read: is no regular file",
+    "pipe for a state": "state.ckpt is no regular file",
+    "a marker of gigabytes": "more than it can have",
+    "a nested marker": "recursion limit",
+    "a list for a marker": "should be an object",
+    "nested settings": "config.json cannot be read: is no JSON",
+    "settings that are a list": "config.json cannot be read",
+    "an infinite setting": "finite",
+    "settings of megabytes": "more than it can have",
+    "number in words": "number",
+    "infinite number": "finite",
+    "negative number": "number",
+    "files in a list": "files",
+    "no files": "lists no state.ckpt",
+    "a file without settings": "lists no config.json",
+    "a file outside": "must be a path inside",
+    "an absolute file": "must be a path inside",
+    "a size in words": "bytes",
+    "a hash of another length": "sha256",
     "truncated": "is truncated: it should have 7 bytes and has 5",
     "bit flip": "is damaged: its SHA-256",
     "gone": "cannot be read: No such file",
@@ -199,7 +274,7 @@ def test_link_is_relative_and_replaced(tmp_path):
     [
         (
             errno.ENOSPC,
-            r"disk full: the checkpoint needs 14 bytes as the last one did; [\d,]+ bytes are free .*mounted",
+            r"disk full: the checkpoint needs 16 bytes as the last one did; [\d,]+ bytes are free .*mounted",
         ),
         (errno.EACCES, "cannot be written to .*: Permission denied. Make it writable"),
         (errno.EIO, "failed: .*Older checkpoints are unharmed"),

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 import torch
@@ -53,13 +54,19 @@ def bundle(tmp_path):
         [micro_batch(5, 7)],
         rank=0,
         names=lambda each: [f"image {index}" for index in each.batch["index"].tolist()],
-        origin={"step": 4, "config": {"seed": 0}},
+        origin={
+            "label": "pretrain",
+            "config": {"seed": 0},
+            "precision": "32-true",
+            "step": 4,
+            "checkpoint": "checkpoints/last",
+        },
     )
 
 
 def test_bundle_comes_back_as_it_was_written(bundle):
-    assert read_info(bundle)["step"] == 4
-    assert Plan(**read_info(bundle)["plan"]) == Module().plan
+    assert read_info(bundle).step == 4
+    assert read_info(bundle).plan == Module().plan
     ((name, found, samples),) = read_micro_batches(bundle)
     assert name == "rank 0, epoch 1, micro-batch 2"
     assert samples == ["image 5", "image 7"]
@@ -107,3 +114,45 @@ def test_what_is_no_bundle_is_refused(tmp_path, bundle):
     (bundle / "replay.json").write_text(json.dumps({"version": 99}))
     with pytest.raises(DataError, match="version 99; this program reads 1"):
         read_info(bundle)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"label": "exec"}, "label"),
+        ({"std": [0.5, 0.0, 0.5]}, "std.1"),
+        ({"mean": [1e400]}, "finite"),
+        ({"plan": {"global_batch_size": "2"}}, "plan.global_batch_size"),
+        ({"config": []}, "config"),
+        ({"step": None}, "step"),
+    ],
+)
+def test_a_bundle_is_of_the_types_that_were_written(bundle, change, problem):
+    text = json.loads((bundle / "replay.json").read_text()) | change
+    (bundle / "replay.json").write_text(json.dumps(text).replace("Infinity", "1e400"))
+    with pytest.raises(DataError, match=rf"replay\.json cannot be read .*{problem}"):
+        read_info(bundle)
+
+
+def test_batches_of_others_are_read_as_data(bundle):
+    entries = bundle / "rank_0.json"
+    good = entries.read_text()
+    for text in ('{"epoch": 1}', '[{"epoch": 1}]', "[" * 9999, good.replace('"seed": 3', '"seed": -1')):
+        entries.write_text(text)
+        with pytest.raises(DataError, match=r"rank_0\.json cannot be read"):
+            read_micro_batches(bundle)
+    entries.write_text(good.replace('"image 7"', '"image 7", "image 8"'))
+    with pytest.raises(DataError, match="does not fit the batches"):
+        read_micro_batches(bundle)
+    entries.write_text(good)
+    tensors = bundle / "rank_0_batch_0.safetensors"
+    tensors.write_bytes(b"no tensors")
+    with pytest.raises(DataError, match="is damaged"):
+        read_micro_batches(bundle)
+    tensors.unlink()
+    os.mkfifo(tensors)
+    with pytest.raises(DataError, match="is no file"):
+        read_micro_batches(bundle)
+    (bundle / "weights.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(DataError, match="is damaged"):
+        load_weights(bundle, Module())

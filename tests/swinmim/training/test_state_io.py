@@ -6,7 +6,7 @@ import torch
 
 from swinmim.checkpoint.digest import digest
 from swinmim.errors import CheckpointError
-from swinmim.training.state_io import StateIO
+from swinmim.training.state_io import PARTS, StateIO
 
 
 def test_state_comes_back_and_nothing_is_written_elsewhere(tmp_path, monkeypatch):
@@ -14,7 +14,8 @@ def test_state_comes_back_and_nothing_is_written_elsewhere(tmp_path, monkeypatch
     empty.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(empty))
     io = StateIO()
-    io.save_checkpoint({"w": torch.arange(5.0), "epoch": 3}, tmp_path / "state.ckpt")
+    whole = dict.fromkeys(PARTS) | {"w": torch.arange(5.0), "epoch": 3}
+    io.save_checkpoint(whole, tmp_path / "state.ckpt")
     assert io.error is None
     assert io.file is not None
     assert io.file.close() == digest(tmp_path / "state.ckpt")
@@ -61,3 +62,19 @@ def test_no_checkpoint_at_all_is_refused(tmp_path):
     (tmp_path / "state.ckpt").write_bytes(b"no zip, no pickle")
     with pytest.raises(CheckpointError, match="not a trainer state"):
         StateIO().load_checkpoint(tmp_path / "state.ckpt")
+
+
+@pytest.mark.parametrize("damage", ["bit flip", "half", "empty", "a list", "no parts"])
+def test_a_damaged_state_is_named_without_the_advice_to_load_it_unsafely(tmp_path, damage):
+    path = tmp_path / "state.ckpt"
+    torch.save({"list": [1], "dict": {"epoch": 1}}.get(damage[2:], dict.fromkeys(PARTS) | {"w": torch.ones(9)}), path)
+    if damage == "no parts":
+        torch.save({"epoch": 1}, path)
+    data = bytearray(path.read_bytes())
+    if damage == "bit flip":
+        data[data.index(b"data.pkl") + 70] ^= 255
+    path.write_bytes({"half": data[: len(data) // 2], "empty": b""}.get(damage, data))
+    with pytest.raises(CheckpointError, match="is not a trainer state") as caught:
+        StateIO().load_checkpoint(path)
+    assert "weights_only" not in str(caught.value)
+    assert "older step" in str(caught.value)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 end a run at the next border of an optimizer step, on all ranks, with everything saved.
+"""SIGTERM, SIGHUP and SIGUSR1 end a run at the next border of an optimizer step, on all ranks, with everything saved.
 
 The handlers only set a flag. At every optimizer step the flags are summed over the ranks on the device and read one
 step later (`faults/border.py`): 8 bytes per step, no rank waits for another one, and all stop at the same step.
@@ -7,6 +7,7 @@ step later (`faults/border.py`): 8 bytes per step, no rank waits for another one
 import logging
 import os
 import signal
+import stat
 import subprocess
 from types import FrameType
 from typing import Any, Self
@@ -23,14 +24,15 @@ from swinmim.training.faults.border import Border, sum_over_ranks
 
 log = logging.getLogger(__name__)
 
-HANDLED = (signal.SIGTERM, signal.SIGUSR1)
+HANDLED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Signals(Callback):
     """A context manager round `trainer.fit`, and the callback that acts on what arrived.
 
     SIGUSR1 is SLURM's notice (`--signal=USR1@300`): the job is put back into the queue. SIGTERM is not answered so,
-    because `scancel` sends it too; a preempting scheduler puts the job back by itself.
+    because `scancel` sends it too; a preempting scheduler puts the job back by itself. SIGHUP is a closed terminal; a
+    run that ignores it from the start (nohup) goes on ignoring it.
     """
 
     def __init__(self) -> None:
@@ -39,9 +41,12 @@ class Signals(Callback):
         self._border = Border()
         self._step = -1
         self._before: dict[int, Any] = {}
+        self._outputs: list[int] = []
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.getsignal(number) for number in HANDLED}
+        handlers = {number: signal.getsignal(number) for number in HANDLED}
+        self._before = {n: of for n, of in handlers.items() if (n, of) != (signal.SIGHUP, signal.SIG_IGN)}
+        self._outputs = [descriptor for descriptor in (1, 2) if _ends_with_the_terminal(descriptor)]
         self._install()
         return self
 
@@ -52,11 +57,16 @@ class Signals(Callback):
             signal.signal(number, handler)
 
     def _install(self) -> None:
-        for number in HANDLED:
+        for number in self._before:
             signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received.add(number)
+        if number == signal.SIGHUP:  # a line to a terminal that is gone would end the run before it has saved
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for descriptor in self._outputs:
+                os.dup2(nowhere, descriptor)
+            os.close(nowhere)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._install()  # Lightning has wrapped the handlers in its own, which talk to other ranks at any point
@@ -103,6 +113,14 @@ class Signals(Callback):
 
     # Not `on_train_batch_end`: the metrics of the last step are logged after it.
     on_train_batch_start = on_validation_start = on_train_epoch_end = _raise
+
+
+def _ends_with_the_terminal(descriptor: int) -> bool:
+    """Whether it is one, or a pipe, whose reader (tee) mostly ends with it."""
+    try:
+        return os.isatty(descriptor) or stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+    except OSError:  # closed
+        return False
 
 
 def requeue() -> bool:

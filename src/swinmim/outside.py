@@ -1,0 +1,110 @@
+"""What others wrote is data: regular files of bounded size, JSON of bounded depth and of a declared type, text that a
+terminal obeys no part of.
+"""
+
+import errno
+import json
+import os
+import re
+import reprlib
+import stat
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+T = TypeVar("T")
+
+LARGEST = 64_000_000
+"""Bytes of a JSON file, where its reader names no other limit."""
+
+# C0 but tab and line feed, DEL, C1, and what turns the direction of writing or breaks a line
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 60
+
+
+class Unreadable(ValueError):
+    """Why a file is not what it should be: "is no regular file". It names no file, since its reader knows it best."""
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """The bytes of a file; of a pipe, a device, or a file of more than `limit` bytes nothing is read.
+
+    Raises Unreadable: it is one of these; OSError: the operating system refuses.
+    """
+    _check_kind(os.stat(path))  # opening a device may already do something
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        _check_kind(found)
+        if found.st_size > limit:
+            raise Unreadable(f"has {found.st_size:,} bytes, more than it can have ({limit:,})")
+        return file.read(found.st_size)  # what the kernel makes up as it is read has size 0
+
+
+def _check_kind(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise Unreadable("is no regular file")
+
+
+def read_json(path: Path, kind: type[T], limit: int = LARGEST) -> T:
+    """A JSON file as `kind`, anything that pydantic knows, without conversions; all numbers in it are finite.
+
+    Raises Unreadable: see `read_regular`; no JSON, nested too deeply, or of another type; OSError.
+    """
+    return parse_json(read_regular(path, limit), kind)
+
+
+def parse_json(data: bytes, kind: type[T]) -> T:
+    """The same of bytes. Raises Unreadable."""
+    try:
+        json.dumps(from_json(data, allow_inf_nan=False), allow_nan=False)  # 1e400 becomes infinite
+    except ValueError as error:
+        raise Unreadable(f"is no JSON of finite numbers: {error}") from None
+    try:
+        return TypeAdapter(kind).validate_json(data, strict=True)
+    except ValidationError as error:
+        raise Unreadable("; ".join(faults(error)[:5])) from None
+
+
+def faults(error: ValidationError) -> list[str]:
+    """Each field at fault, in words."""
+    found = []
+    for item in error.errors(include_url=False, include_context=False):
+        name = printable(".".join(map(str, item["loc"])))[:100]
+        match item["type"]:
+            case "missing" | "missing_argument" | "missing_keyword_only_argument":
+                found.append(f"{name} is missing")
+            case "extra_forbidden" | "unexpected_keyword_argument":
+                found.append(f"{name} is unknown")
+            case _:
+                rule = item["msg"].removeprefix("Value error, ")
+                found.append(f"{name + ': ' if name else ''}{rule}; got {brief(item['input'])}")
+    return found
+
+
+def brief(value: Any) -> str:
+    """A value of any size and depth in a few printable characters."""
+    text = _short.repr(value).encode("ascii", "backslashreplace").decode()
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def printable(text: str) -> str:
+    """Text with its control characters, but tabs and line feeds, written as escapes."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def open_own(path: Path) -> int:
+    """A descriptor of a file of ours to write or to lock, made if need be; never through a link, which someone else may
+    have put there.
+
+    Raises OSError.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666)  # less the umask
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return descriptor
