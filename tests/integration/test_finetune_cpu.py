@@ -102,7 +102,7 @@ def test_best_and_last_are_kept_and_told(tmp_path, run_finetune, encoder_folder,
 
     def finish():
         summary.update(wandb.run.summary)
-        wandb.finish()
+        wandb.teardown()  # or the environment of this test would be that of the next
 
     monkeypatch.setattr("swinmim.training.fit.finish_wandb", finish)
     run, checkpoints = tmp_path / "run", tmp_path / "run" / "checkpoints"
