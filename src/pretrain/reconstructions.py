@@ -38,9 +38,9 @@ class Reconstructions(Callback):
         with torch.inference_mode():
             columns, shown = pl_module.reconstruct(batch)  # type: ignore[operator]
         pl_module.train(was_training)
-        if not trainer.is_global_zero:
-            return  # but its part of the weights was needed
         caption = f"{shown}\nstep {trainer.global_step}: {measured(trainer.callback_metrics)}"
+        if not trainer.is_global_zero:
+            return  # but its part of the weights, and of the metrics, was needed
         picture = draw_columns(columns, caption, bands=self.config.bands)
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step_{trainer.global_step:08d}.png"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import wandb
 import yaml
 from PIL import Image
 from runs import CPU, column
@@ -373,8 +374,13 @@ def test_wandb_runs_offline_and_keeps_its_id(tmp_path, run_pretrain, monkeypatch
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb_config"))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    summary = {}
+    finish = wandb.finish
+    monkeypatch.setattr(wandb, "finish", lambda: (summary.update(wandb.run.summary), finish()))
     with caplog.at_level("INFO"):
-        run_pretrain(tmp_path / "run", "logger=wandb", "trainer.max_epochs=1")
+        metrics = run_pretrain(tmp_path / "run", "logger=wandb", "trainer.max_epochs=1")
+    assert (summary["best/recon_loss"], summary["best/epoch"]) == (metrics["val/recon_loss"], 1)
+    assert summary["val/recon_loss"] == metrics["val/recon_loss"]
     run_id = (tmp_path / "run" / "wandb_run_id").read_text()
     assert "no API key" in caplog.text
     assert "wandb sync" in caplog.text

@@ -10,6 +10,7 @@ import wandb
 from lightning.pytorch.loggers import WandbLogger
 from wandb.errors import Error as WandbError
 
+from swinmim.paths import shell_quoted
 from swinmim.training.settings import WandbConfig
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,9 @@ def build_wandb(config: WandbConfig, output_dir: Path, settings: dict[str, Any])
     run.define_metric("samples_seen")
     run.define_metric("*", step_metric="samples_seen")
     if mode == "offline":
-        log.info("Weights & Biases: logging offline; sync later with: wandb sync %s", Path(run.dir).parent)
+        log.info(
+            "Weights & Biases: logging offline; sync later with: wandb sync %s", shell_quoted(Path(run.dir).parent)
+        )
     return WandbLogger(experiment=run, save_dir=str(output_dir))
 
 

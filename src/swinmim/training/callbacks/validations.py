@@ -33,8 +33,8 @@ class Validations(Callback):
             told = f"best {monitor} {best.score:.4f} in epoch {best_epoch:.3g}"
             if best.step == step:
                 told = f"the best {monitor} so far"
+        found = measured(trainer.callback_metrics)  # on all ranks, some of whose metrics are summed here
         if self._untold and trainer.is_global_zero:
-            found = measured(trainer.callback_metrics)
             epoch = step / plan.steps_per_epoch
             log.info("validation, epoch %.3g, step %d of %d: %s (%s)", epoch, step, plan.total_steps, found, told)
         self._untold = False
