@@ -9,7 +9,7 @@ import re
 import reprlib
 import stat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
@@ -34,14 +34,23 @@ def read_regular(path: Path, limit: int) -> bytes:
 
     Raises Unreadable: it is one of these; OSError: the operating system refuses.
     """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise Unreadable(f"has {size:,} bytes, more than it can have ({limit:,})")
+        return file.read(size)  # what the kernel makes up as it is read has size 0
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file to read from, never a pipe or device, which may never end. Raises as `read_regular`."""
     _check_kind(os.stat(path))  # opening a device may already do something
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        _check_kind(found)
-        if found.st_size > limit:
-            raise Unreadable(f"has {found.st_size:,} bytes, more than it can have ({limit:,})")
-        return file.read(found.st_size)  # what the kernel makes up as it is read has size 0
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    try:
+        _check_kind(os.fstat(file.fileno()))
+    except Unreadable:
+        file.close()
+        raise
+    return file
 
 
 def _check_kind(found: os.stat_result) -> None:

@@ -1,6 +1,5 @@
 """Paths on command lines."""
 
-import itertools
 import shlex
 import subprocess
 import sys
@@ -28,7 +27,7 @@ KEYS = ("data.path", "output_dir", "ckpt", "data.cache_dir")
 ALL = "ünï 日本 [x]{y}&a,b=c~it's\"q$HOME(p)#%41;*?<>|!@^`\\n::z"
 
 
-@pytest.mark.parametrize("names", itertools.batched(NAMES, 4, strict=True))
+@pytest.mark.parametrize("names", [tuple(NAMES[n : n + 4]) for n in range(0, len(NAMES), 4)])
 def test_every_name_arrives_as_it_was_typed(names):
     line = [f"{key}={name}" for key, name in zip(KEYS, names, strict=True)]
     config = check("pretrain", PretrainConfig, literal_paths(line))

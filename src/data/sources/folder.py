@@ -5,8 +5,9 @@ from pathlib import Path
 
 from data.codecs.formats import EXTENSIONS, HEAD, is_image_head
 from data.sources.masks import label_masks
-from data.sources.source import NO_EXTENSION, TWICE, FileSource, Item, is_hidden, not_an_image, open_file
+from data.sources.source import NO_EXTENSION, TWICE, FileSource, Item, is_hidden, not_an_image
 from swinmim.errors import DataError
+from swinmim.outside import Unreadable, open_regular
 
 
 class FolderSource(FileSource):
@@ -59,9 +60,9 @@ def _walk(root: Path) -> tuple[list[tuple[str, os.stat_result]], list[tuple[str,
 
 def _begins_like_an_image(path: Path) -> bool:
     try:
-        with open_file(path) as file:
+        with open_regular(path) as file:
             return is_image_head(file.read(HEAD))
-    except OSError:
+    except (OSError, Unreadable):
         return False
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from data.codecs.png import is_png
-from data.sources.source import open_file
+from swinmim.outside import Unreadable, open_regular
 
 _LOOKED_AT = 64  # names that several images share
 _COLOUR_TYPE = 25  # place in a PNG
@@ -55,8 +55,8 @@ def _colour_type(path: Path) -> int | None:
     if not _is_png(path.name):
         return None
     try:
-        with open_file(path) as file:
+        with open_regular(path) as file:
             head = file.read(_COLOUR_TYPE + 1)
-    except OSError:
+    except (OSError, Unreadable):
         return None
     return head[_COLOUR_TYPE] if is_png(head) and len(head) > _COLOUR_TYPE and head[_COLOUR_TYPE - 1] <= 8 else None

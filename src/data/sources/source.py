@@ -1,7 +1,6 @@
 """What a source of images is: a sorted listing, and the bytes of each item."""
 
 import os
-import stat
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from data.codecs.bands import MAX_BYTES
 from data.codecs.formats import EXTENSIONS
 from data.codecs.targets import TargetKind
 from data.shards.manifest import Manifest
+from swinmim.outside import Unreadable, read_regular
 
 
 @dataclass(frozen=True)
@@ -64,29 +64,18 @@ def is_lost(name: str, reason: str) -> bool:
     return not document and reason not in (INDEX, TWICE)
 
 
-def open_file(path: Path) -> BinaryIO:
-    """A file to read from; raises OSError, also where it is a pipe or device, which may never end."""
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)  # a pipe would wait for a writer
-    opened = os.fdopen(file, "rb")
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        opened.close()
-        raise OSError("not a file")
-    return opened
-
-
 def read_file(path: Path) -> bytes:
-    """The bytes of a file that may be an image; raises OSError as `open_file` and `read_bounded`."""
-    with open_file(path) as file:
-        return read_bounded(file, os.fstat(file.fileno()).st_size, 0)
+    """The bytes of a file that may be an image; raises OSError, also for a pipe or device, and for what is larger."""
+    try:
+        return read_regular(path, MAX_BYTES)
+    except Unreadable as error:
+        raise OSError(f"it {error}") from error
 
 
 def read_bounded(file: BinaryIO, size: int, offset: int) -> bytes:
-    """So many bytes; raises OSError where they are more than an image may have, before they are read, or are not there.
-
-    What has no size, as the files of /proc, is empty.
-    """
+    """So many bytes; raises OSError where they are more than an image may have, before they are read, or not there."""
     if size > MAX_BYTES:
-        raise OSError(f"{size} bytes exceed the limit of {MAX_BYTES} for one image")
+        raise OSError(f"it has {size:,} bytes, more than it can have ({MAX_BYTES:,})")
     data = os.pread(file.fileno(), size, offset)
     if len(data) != size:
         raise OSError("it ended early")

@@ -12,9 +12,10 @@ from data.shards.archive import Member, members
 from data.shards.manifest import Manifest, read_manifest
 from data.sources.keys import Keyed, by_key
 from data.sources.labels import number_labels
-from data.sources.source import Item, Source, is_hidden, not_an_image, open_file, read_bounded
+from data.sources.source import Item, Source, is_hidden, not_an_image, read_bounded
 from data.sources.tar_targets import class_names, read_target, shared_kind
 from swinmim.errors import DataError
+from swinmim.outside import Unreadable, open_regular
 
 
 class _Found(NamedTuple):
@@ -162,9 +163,11 @@ def read_tars(paths: Sequence[Path]) -> TarSource:
     skipped: list[tuple[str, str]] = []
     for number, path in enumerate(paths):
         try:
-            file = open_file(path)
+            file = open_regular(path)
         except OSError as error:
-            raise DataError(f"{path} cannot be opened ({error.strerror or error}).") from error
+            raise DataError(f"{path} cannot be opened ({error.strerror}).") from error
+        except Unreadable as error:
+            raise DataError(f"{path} {error}. Take it out.") from error
         with file:
             times.append(os.fstat(file.fileno()).st_mtime_ns)
             listed = list(_inside(file, str(path)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from data.shards.archive import write_file
 from data.sources.source import is_lost
 from swinmim.errors import DataError
+from swinmim.outside import printable
 
 LeftOut = tuple[str, str]
 """A file, and why."""
@@ -33,7 +34,8 @@ def reasons(files: Iterable[LeftOut]) -> str:
         kinds.setdefault(re.sub(r"\d+", "#", reason), []).append((name, reason))
     lines = sorted(kinds.values(), key=len, reverse=True)
     shown = [f"{len(held):,} x {held[0][1]}: {held[0][0]}{', ...' if len(held) > 1 else ''}" for held in lines[:_SHOWN]]
-    return "\n  ".join(shown + [f"and {len(lines) - _SHOWN} other reasons"] * (len(lines) > _SHOWN))
+    safe = [printable(line).replace("\n", "\\n") for line in shown]  # names are other people's
+    return "\n  ".join(safe + [f"and {len(lines) - _SHOWN} other reasons"] * (len(lines) > _SHOWN))
 
 
 @dataclass(frozen=True)

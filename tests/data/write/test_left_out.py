@@ -134,6 +134,7 @@ def test_reasons_of_one_kind_are_one_line():
     assert len(many.splitlines()) == 9
     assert many.endswith("and 4 other reasons")
     assert reasons([]) == ""
+    assert reasons([("\x1b[31m\nü", "empty file")]) == "1 x empty file: \\x1b[31m\\nü"
 
 
 def test_bands_are_packed_as_the_model_takes_them(tmp_path, capsys):
