@@ -88,6 +88,8 @@ def faults(error: ValidationError) -> list[str]:
                 found.append(f"{name} is missing")
             case "extra_forbidden" | "unexpected_keyword_argument":
                 found.append(f"{name} is unknown")
+            case "value_error" if not name:  # of the whole, whose rule says what was received
+                found.append(item["msg"].removeprefix("Value error, "))
             case _:
                 rule = item["msg"].removeprefix("Value error, ")
                 found.append(f"{name + ': ' if name else ''}{rule}; got {brief(item['input'])}")

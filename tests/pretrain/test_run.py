@@ -13,6 +13,8 @@ from pretrain.run import build_model, rebuild
 from swinmim.checkpoint.convert import convert
 from swinmim.composition import check
 from swinmim.models.swinv2 import SwinV2
+from swinmim.training.module import Plan
+from swinmim.training.replay import Info
 
 
 def configured(ckpt, tmp_path, *overrides: str) -> PretrainConfig:
@@ -102,6 +104,14 @@ def test_the_shape_of_a_run_from_an_encoder_reads_no_weights(tmp_path):
 
 
 def test_a_bundle_of_a_run_from_an_encoder_is_rebuilt_in_memory(tmp_path):
-    plan = {"global_batch_size": 2, "accumulation": 1, "steps_per_epoch": 1, "total_steps": 1}
-    info = {"config": dataclasses.asdict(settings(tmp_path)), "plan": plan, "mean": [0.5] * 3, "std": [0.5] * 3}
+    info = Info(
+        label="pretrain",
+        config=dataclasses.asdict(settings(tmp_path)),
+        precision="32-true",
+        plan=Plan(global_batch_size=2, accumulation=1, steps_per_epoch=1, total_steps=1),
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        step=1,
+        checkpoint="",
+    )
     assert not any(parameter.is_meta for parameter in rebuild(info).parameters())

@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import re
-import shlex
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +38,6 @@ from swinmim.checkpoint.manifest import (
     IMAGENET_STD,
     MANIFEST_NAME,
     Manifest,
-    manifest_problems,
     read_manifest,
 )
 from swinmim.checkpoint.timm_config import CLASSIFIER, timm_config, timm_obstacle
@@ -51,6 +49,8 @@ from swinmim.models.position_bias import PositionBias
 from swinmim.models.recompute import Recompute
 from swinmim.models.swinv2 import SwinV2
 from swinmim.models.windows import as_pair
+from swinmim.outside import faults
+from swinmim.paths import shell_quoted
 from swinmim.version import __version__
 
 log = logging.getLogger(__name__)
@@ -254,7 +254,7 @@ def find_encoder_folder(path: str | Path) -> Path:
     if is_foreign(path):
         raise CheckpointError(
             f"{path} has no {MANIFEST_NAME}: a model of timm or Hugging Face. Convert it first: "
-            f"python scripts/convert_weights.py {shlex.quote(str(path))} FOLDER"
+            f"python scripts/convert_weights.py {shell_quoted(path)} FOLDER"
         )
     raise CheckpointError(f"{path} is not an encoder folder{_contents(path)}. {wanted}; a run has it as encoder/.")
 
@@ -283,7 +283,7 @@ def _manifest(encoder: SwinV2, history: Mapping[str, Any]) -> Manifest:
             **given,
         )
     except ValidationError as error:
-        raise CheckpointError(f"An encoder folder cannot hold this: {', '.join(manifest_problems(error))}.") from error
+        raise CheckpointError(f"An encoder folder cannot hold this: {'; '.join(faults(error))}.") from error
 
 
 def _adapt_channels(state: dict[str, Tensor], old: int, new: int, folder: Path) -> dict[str, Tensor]:

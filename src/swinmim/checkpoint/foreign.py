@@ -11,7 +11,6 @@ import dataclasses
 import math
 import pickle
 import re
-import shlex
 import struct
 import warnings
 import zipfile
@@ -22,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Le
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -35,8 +34,7 @@ from swinmim.checkpoint.manifest import (
     Evaluation,
     Pixels,
     Tokens,
-    manifest_problems,
-    read_json,
+    read_outside,
 )
 from swinmim.checkpoint.names import TABLES, find_layout, to_ours
 from swinmim.checkpoint.timm_config import CLASSIFIER
@@ -44,11 +42,13 @@ from swinmim.errors import CheckpointError
 from swinmim.models.architecture import ARCHITECTURES, Architecture
 from swinmim.models.errors import ModelError
 from swinmim.models.swinv2 import SwinV2
+from swinmim.paths import shell_quoted
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 BESIDE = ("head.", "mask_token", "decoder.")
 """Before the names of what stands beside an encoder."""
 _FILES = ("model.safetensors", "pytorch_model.bin")
+_NO_SWINV2 = "describes no SwinV2"
 _NAMED = {"tiny": "swinv2_t", "small": "swinv2_s", "base": "swinv2_b", "large": "swinv2_l"}
 _FIELDS = ("embed_dim", "depths", "head_dim", "patch_size", "mlp_ratio")
 """Of an Architecture: what shapes tell."""
@@ -128,7 +128,7 @@ class _Said:
 def is_foreign(path: Path) -> bool:
     """Whether a path is a file of tensors, or a folder with one, without a manifest of ours."""
     if path.is_dir():
-        ours = any((path / part / MANIFEST_NAME).is_file() for part in (".", "encoder"))
+        ours = any((path / part / MANIFEST_NAME).exists() for part in (".", "encoder"))
         return not ours and any((path / name).is_file() for name in _FILES)
     return path.is_file() and path.suffix in SUFFIXES and not (path.parent / MANIFEST_NAME).is_file()
 
@@ -150,9 +150,7 @@ def read_foreign(source: Path, *, resolution: int | None = None, window: int | N
         if given is not None and found not in (None, given):
             raise CheckpointError(f"{source} was trained at {name} {found}, not {given}. Drop {name}.")
         if found is None and given is None:
-            command = (
-                f"python scripts/convert_weights.py {shlex.quote(str(source))} FOLDER --resolution ... --window ..."
-            )
+            command = f"python scripts/convert_weights.py {shell_quoted(source)} FOLDER --resolution ... --window ..."
             raise CheckpointError(
                 f"{source} does not say its {name}. Convert it with that of its training (192 and 12 for "
                 f"swinv2_base_window12_192): {command}"
@@ -331,25 +329,20 @@ def _describe(encoder: SwinV2) -> list[str]:
 
 def _read_config(folder: Path, tensors: Mapping[str, Tensor]) -> _Said:
     """What config.json says, and the tables where it does not."""
-    if not (folder / "config.json").is_file():
+    file = folder / "config.json"
+    if not file.is_file():
         return _tables_say(tensors)
-    content = read_json(folder / "config.json")
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{folder / 'config.json'} is no config of timm or Hugging Face.")
-    try:
-        if "model_type" in content:
-            return _huggingface_says(_HuggingFace.model_validate(content), folder)
-        if "architecture" in content:
-            return _timm_says(_Timm.model_validate(content))
-    except ValidationError as error:
-        problems = "; ".join(manifest_problems(error))
-        raise CheckpointError(f"{folder / 'config.json'} describes no SwinV2: {problems}.") from error
+    content = read_outside(file, dict[str, Any], "cannot be read")
+    if "model_type" in content:
+        return _huggingface_says(read_outside(file, _HuggingFace, _NO_SWINV2), folder)
+    if "architecture" in content:
+        return _timm_says(read_outside(file, _Timm, _NO_SWINV2))
     return _tables_say(tensors)
 
 
 def _huggingface_says(config: _HuggingFace, folder: Path) -> _Said:
     file = folder / "preprocessor_config.json"
-    processor = _Processor.model_validate(read_json(file)) if file.is_file() else _Processor()
+    processor = read_outside(file, _Processor, _NO_SWINV2) if file.is_file() else _Processor()
     return _Said(
         resolution=_one(config.image_size),
         window=_first(config.window_size),

@@ -215,10 +215,10 @@ def problem(folder: Path, *, hashes: bool = True) -> str | None:
     if not hashes:
         return None
     with ThreadPoolExecutor(THREADS) as pool:
-        found = {name: pool.submit(digest, folder / name) for name in marker.files}
+        digests = {name: pool.submit(digest, folder / name) for name in marker.files}
     for name, entry in marker.files.items():
         try:
-            if found[name].result() != entry:
+            if digests[name].result() != entry:
                 return f"{folder.name}/{name} is damaged: its SHA-256 is not the one it was written with"
         except OSError as error:
             return f"{folder.name}/{name} cannot be read: {error.strerror}"

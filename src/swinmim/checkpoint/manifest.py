@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
-from pydantic_core import from_json
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from swinmim.errors import CheckpointError
 from swinmim.models.architecture import Architecture
 from swinmim.models.position_bias import PositionBias
 from swinmim.models.windows import stage_windows
+from swinmim.outside import Unreadable, brief, read_json
+
+T = TypeVar("T")
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
-MAX_BYTES = 64_000_000
-"""Of a manifest that is read; class names of 22,000 classes take less than one."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -133,47 +133,30 @@ HISTORY = ("mean", "std", "recipe", "data", "metrics", "parent", "task", "evalua
 """The fields that a caller of `save_encoder` gives; the others are read off the encoder."""
 
 
-def read_json(path: Path) -> Any:
-    """The content of a small JSON file from outside. Raises CheckpointError for another file, size or depth."""
+def read_outside(path: Path, kind: type[T], otherwise: str) -> T:
+    """A small JSON file that others wrote, see `swinmim.outside`.
+
+    Raises CheckpointError; it says `otherwise` of a file that is another one.
+    """
     try:
-        if (size := path.stat().st_size) > MAX_BYTES:
-            raise CheckpointError(f"{path} has {size:,} bytes, more than a manifest can ({MAX_BYTES:,}).")
-        return from_json(path.read_bytes(), allow_inf_nan=False)  # refuses deep nesting, unlike json
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
+        return read_json(path, kind)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}.") from error
+    except Unreadable as error:
+        raise CheckpointError(f"{path} {otherwise}: {error}.") from error
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read manifest.json of an encoder folder. Raises CheckpointError if it is not one this version can read."""
     path = folder / MANIFEST_NAME
-    content = read_json(path)
-    if not isinstance(content, dict) or "architecture" not in content:
+    content = read_outside(path, dict[str, Any], "cannot be read")
+    if "architecture" not in content:
         raise CheckpointError(f"{path} is not the manifest of an encoder folder (it names no architecture).")
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has format version {version}; this swinmim reads version {FORMAT_VERSION}. "
+            f"{path} has format version {brief(version)}; this swinmim reads version {FORMAT_VERSION}. "
             "Use the swinmim that wrote it"
-            + (f" ({content['versions'].get('swinmim')})." if isinstance(content.get("versions"), dict) else ".")
+            + (f" ({brief(content['versions'].get('swinmim'))})." if isinstance(content.get("versions"), dict) else ".")
         )
-    try:
-        return Manifest.model_validate(content)
-    except ValidationError as error:
-        raise CheckpointError(f"{path} is damaged: {', '.join(manifest_problems(error))}.") from error
-
-
-def manifest_problems(error: ValidationError) -> list[str]:
-    """Each field at fault, in words."""
-    found = []
-    for item in error.errors():
-        name = ".".join(map(str, item["loc"]))
-        match item["type"]:
-            case "missing":
-                found.append(f"{name} is missing")
-            case "extra_forbidden" | "unexpected_keyword_argument":
-                found.append(f"{name} is unknown")
-            case "value_error":
-                found.append(item["msg"].removeprefix("Value error, "))
-            case _:
-                found.append(f"{name}: {item['msg']}; got {str(item['input'])[:60]!r}")
-    return found
+    return read_outside(path, Manifest, "is damaged")

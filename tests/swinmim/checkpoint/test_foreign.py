@@ -167,12 +167,12 @@ def test_what_is_dropped_is_told(timm_folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": 3}, r"config\.json describes no SwinV2: architecture: .*string; got '3'"),
+        ({"architecture": 3}, r"config\.json describes no SwinV2: architecture: .*string; got 3"),
         ({"model_args": [1]}, "describes no SwinV2: model_args"),
         ({"model_args": {"img_size": "x", "window_size": 4}}, "describes no SwinV2: model_args.img_size"),
         (
             {"model_args": {"img_size": 128, "window_size": 2**40, **SMALL}},
-            r"model_args\.window_size.*equal to 512; got '1099",
+            r"model_args\.window_size.*equal to 512; got 1099",
         ),
         (
             {"model_args": {"img_size": 2**40, "window_size": 4, **SMALL}},
@@ -199,7 +199,7 @@ def test_a_config_that_cannot_be_true(timm_folder, changes, message):
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"architecture": NaN}', "[" * 100_000])
 def test_a_config_that_is_none(timm_folder, text):
     (timm_folder / "config.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"config\.json (cannot be read as JSON|is no config of timm or Hugging)"):
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read: (is no JSON of|Input should be an obj)"):
         swinmim.load_encoder(timm_folder)
 
 
