@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
 from finetune.task import Rows, Subject
 from finetune.tasks.pooled import PooledConfig, PooledTask
 from swinmim.config import schema
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torchmetrics import Metric
 
     from data.loading.batch import Batch
@@ -50,6 +47,9 @@ class Classify(PooledTask[ClassifyConfig]):
         return images_BCHW, {**batch, "label": label}
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        import torch
+        import torch.nn.functional as F
+
         with torch.autocast(output.device.type, enabled=False):
             return F.cross_entropy(output.float(), batch["label"], label_smoothing=self.settings.label_smoothing)
 
@@ -65,6 +65,8 @@ class Classify(PooledTask[ClassifyConfig]):
         return metrics | {"loss": MeanMetric()}
 
     def update(self, metrics: Mapping[str, Any], output: Tensor, batch: Batch) -> None:
+        import torch.nn.functional as F
+
         logits, label = output.float()[batch["valid"]], batch["label"][batch["valid"]]
         if len(label):
             for name, metric in metrics.items():

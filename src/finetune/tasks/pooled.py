@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from torch import Tensor, nn
-
 from finetune.task import Task, TaskConfig
 from swinmim.config import schema
 from swinmim.errors import ConfigError
-from swinmim.models.swinv2 import SwinV2
-from swinmim.models.windows import Pair
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from data.loading.batch import Batch
     from data.loading.views import View
+    from swinmim.models.swinv2 import SwinV2
+    from swinmim.models.windows import Pair
 
 
 @schema
@@ -52,6 +52,8 @@ class PooledTask(Task[Config]):
     """Base of such tasks: one output for each class."""
 
     def head(self, encoder: SwinV2) -> nn.Linear:
+        from torch import nn
+
         head = nn.Linear(encoder.num_features, len(self.subject.classes))
         nn.init.trunc_normal_(head.weight, std=0.02)
         nn.init.zeros_(head.bias)

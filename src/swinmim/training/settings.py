@@ -4,10 +4,9 @@ from typing import Any, Literal
 
 from swinmim.config import schema
 from swinmim.distributed import launch
-from swinmim.models.attention import Attention
-from swinmim.models.recompute import Recompute
-from swinmim.optim.build import OptimConfig
+from swinmim.models.choices import Attention, Recompute
 from swinmim.optim.schedules import ScheduleConfig
+from swinmim.optim.settings import OptimConfig
 from swinmim.training.callback_settings import CheckpointConfig, HeartbeatConfig, StabilityConfig
 
 
