@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from finetune.task import Rows, Subject
 from finetune.tasks.pooled import PooledConfig, PooledTask
-from swinmim.config import schema
+from swinmim.config import NotNegative, schema
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,11 +21,11 @@ if TYPE_CHECKING:
 @schema
 class ClassifyConfig(PooledConfig):
     kind: Literal["classify"]
-    mixup: float
+    mixup: NotNegative
     """Alpha of mixup; 0 is off. With cutmix, each batch takes one of the two at random."""
-    cutmix: float
+    cutmix: NotNegative
     """Alpha of cutmix; 0 is off."""
-    label_smoothing: float
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
 
 
 class Classify(PooledTask[ClassifyConfig]):

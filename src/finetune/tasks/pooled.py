@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from finetune.task import Task, TaskConfig
-from swinmim.config import schema
+from swinmim.config import Area, Share, schema
 from swinmim.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @schema
 class PooledConfig(TaskConfig):
-    crop_scale: tuple[float, float]
+    crop_scale: tuple[Area, Area]
     """Share of the image's area that a random crop keeps."""
     flip: bool
     randaug: str | None
     """RandAugment by timm's name: rand-m9-mstd0.5-inc1 is Swin's and SimMIM's; null is off."""
-    erasing: float
+    erasing: Share
     """Probability that a rectangle of an image is replaced by noise; 0 is off."""
     crop_ratio: float
     """Evaluation: what is kept of the shorter side, or with squash of both, around the centre."""
@@ -33,6 +33,8 @@ class PooledConfig(TaskConfig):
     """Evaluation: center keeps the aspect, squash bends the whole picture into the resolution."""
 
     def __post_init__(self) -> None:
+        if self.crop_scale[0] > self.crop_scale[1]:
+            raise ValueError(f"crop_scale is [least, most], got {list(self.crop_scale)}")
         if not 0 < self.crop_ratio <= 1:
             raise ValueError(f"crop_ratio must lie in (0, 1], got {self.crop_ratio}")
         if self.randaug is not None and not _RANDAUG.fullmatch(self.randaug):

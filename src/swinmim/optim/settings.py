@@ -1,18 +1,24 @@
 """Settings of the optimizer, apart from it: checking them must not wait for the import of torch."""
 
-from swinmim.config import schema
+from typing import Annotated
+
+from pydantic import Field
+
+from swinmim.config import NotNegative, Positive, schema
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 @schema
 class OptimConfig:
     base_lr: float
     """Peak learning rate for a batch of 512; the real one is base_lr * global_batch_size / 512."""
-    weight_decay: float = 0.05
+    weight_decay: NotNegative = 0.05
     decay_attention: bool = False
     """Weight decay for logit_scale and the weights of the position bias (cpb_mlp) too: the official pretraining has it,
     the official fine-tuning has not."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    eps: Positive = 1e-8
     layer_decay: float = 1.0
     """Factor on the peak rate per layer below the head; 1 is off (SimMIM fine-tunes SwinV2-B with 0.75)."""
     clip_grad_norm: float = 5.0
