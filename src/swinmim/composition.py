@@ -145,7 +145,8 @@ def _group_problem(
     if override.type in (OverrideType.ADD, OverrideType.FORCE_ADD):
         return f"+{group}: {group} is there already. Write it without '+': {group}=..."
     if override.type != OverrideType.DEL and override.value() is None:
-        how = f"to go without it, write ~{group}" if chosen[group] else "it is off by default, leave it out"
+        without = f"{group}=none" if (CONF_DIR / group / "none.yaml").is_file() else f"~{group}"
+        how = f"to go without it, write {without}" if chosen[group] else "it is off by default, leave it out"
         return f"{group}=null: {how}."
     paths = [path for folder in folders for path in sorted((folder / group).glob("*.yaml"))]
     files = {path.stem: path for path in reversed(paths)}  # Hydra takes the first of a name
