@@ -9,8 +9,7 @@ python scripts/convert_weights.py encoder hf_folder --to-huggingface
 import argparse
 import sys
 
-from swinmim.checkpoint.convert import convert, export_huggingface
-from swinmim.errors import UserError
+from swinmim.errors import UserError, one_line_at_interrupt
 
 
 def main() -> int:
@@ -26,6 +25,8 @@ def main() -> int:
     )
     parser.add_argument("--to-huggingface", action="store_true")
     args = parser.parse_args()
+    from swinmim.checkpoint.convert import convert, export_huggingface
+
     try:
         if args.to_huggingface:
             if args.head_rows is not None:
@@ -41,4 +42,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_line_at_interrupt("convert_weights"):
+        sys.exit(main())

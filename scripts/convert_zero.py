@@ -11,9 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from swinmim.checkpoint import zero
-from swinmim.checkpoint.io import STATE, find
-from swinmim.errors import UserError
+from swinmim.errors import UserError, one_line_at_interrupt
 
 
 def main() -> int:
@@ -26,6 +24,9 @@ def main() -> int:
     if args.universal == (args.folder is not None):
         parser.error("give either a folder to write or --universal")
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from swinmim.checkpoint import zero
+    from swinmim.checkpoint.io import STATE, find
+
     try:
         if not zero.is_installed():
             raise UserError("DeepSpeed's checkpoints are read with DeepSpeed: pip install 'swinmim[deepspeed]'.")
@@ -41,4 +42,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_line_at_interrupt("convert_zero"):
+        sys.exit(main())

@@ -3,8 +3,7 @@
 import argparse
 import sys
 
-from swinmim.errors import UserError
-from swinmim.export import export_timm
+from swinmim.errors import UserError, one_line_at_interrupt
 
 
 def main() -> int:
@@ -12,6 +11,8 @@ def main() -> int:
     parser.add_argument("source", help="run directory or encoder folder")
     parser.add_argument("destination", help="folder to write; it must not exist")
     arguments = parser.parse_args()
+    from swinmim.export import export_timm
+
     try:
         folder = export_timm(arguments.source, arguments.destination)
     except UserError as error:
@@ -22,4 +23,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_line_at_interrupt("export"):
+        sys.exit(main())

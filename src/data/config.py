@@ -2,9 +2,11 @@
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from swinmim.config import schema
+from pydantic import Field
+
+from swinmim.config import Count, schema
 
 Values = tuple[float, ...]
 
@@ -39,9 +41,9 @@ class DataConfig:
     """What the remote shards in cache_dir may take together."""
     allow_insecure: bool = False
     """Read remote sets over plain http too."""
-    pack_resize: int | None
+    pack_resize: Count | None
     """Shorter side in pixels of the packed images; null keeps the originals."""
-    pack_quality: int
+    pack_quality: Annotated[int, Field(ge=1, le=100)]
     """JPEG quality of images that are resized while packing."""
     stats: Literal["auto", "imagenet"] | tuple[Values, Values]
     """Normalisation. auto: the pretrained encoder's own where there is one, else the set's; or [[mean, ...],
@@ -53,7 +55,7 @@ class DataConfig:
     lanes: int = 1
     """Independent streams of shards, each with an equal part of every global batch; must divide global_batch_size, and
     is fixed for a run. A multiple of the number of processes lets each node fetch only its own part of a remote set."""
-    streaming_samples: int | None = None
+    streaming_samples: Count | None = None
     """Pretraining: read path as WebDataset tars without an index (a directory, or URLs with {000..123}), in random
     order with repetition; so many images count as an epoch. Such a run cannot be resumed exactly; python -m data.write
     index avoids it. null reads an indexed set."""
@@ -106,7 +108,7 @@ class DataConfig:
 class LabelledDataConfig(DataConfig):
     val_path: str | None
     """Labelled images for validation; null uses path/val, path/valid or path/test, else holds out val_ratio."""
-    labels_per_class: int | None
+    labels_per_class: Count | None
     """Train on this many images of each class, chosen by the run's seed; null is all."""
 
     def __post_init__(self) -> None:

@@ -24,7 +24,8 @@ class FinetuneConfig(RunConfig):
             raise ValueError("ckpt=null trains from scratch and needs an architecture: add model=swinv2_b (or another)")
         if self.ckpt is not None and self.model is not None:
             raise ValueError(
-                "model has no effect with ckpt: the encoder folder holds the architecture. Remove model=..."
+                "model has no effect with ckpt: the encoder folder holds the architecture. Remove model=... "
+                "(debug=toy brings one: there, remove ckpt=...)"
             )
         if self.data.labels_per_class is not None and TASKS[self.task.kind].needs != "label":
             raise ValueError(

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from data.loading.batch import Batch
 from data.loading.normalise import normalise
-from finetune.task import Task, TaskModel
+from finetune.model import TaskModel
+from finetune.task import Task
 from swinmim.checkpoint.task_model import save_task_model
 from swinmim.training.module import Build, Plan, Provenance, TrainingModule
 from swinmim.training.settings import RunConfig

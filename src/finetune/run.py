@@ -15,8 +15,9 @@ from data.loading.stats import Stats, resolve_stats
 from data.open import labelled_parts, loader_settings
 from data.order.epoch import accumulation
 from finetune.config import FinetuneConfig
+from finetune.model import TaskModel
 from finetune.module import TaskModule
-from finetune.task import Subject, TaskModel
+from finetune.task import Subject
 from finetune.tasks.registry import TASKS
 from swinmim.checkpoint.encoder import CONFIG_NAME, load_encoder, load_manifest
 from swinmim.config import ModelConfig, config_errors, load

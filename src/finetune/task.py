@@ -1,7 +1,7 @@
 """What a task is. A task is one file in `tasks/`, one in conf/task/, one test, and a line in `tasks/registry.py`.
 
-A task knows tensors, and neither Lightning nor a trainer nor a path. What it imports beside torch it imports inside its
-methods, so that settings are checked without it.
+A task knows tensors, and neither Lightning nor a trainer nor a path. What it imports, torch too, it imports inside
+its methods, so that settings are checked without it.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
-from torch import Tensor, nn
-
 from swinmim.config import schema
-from swinmim.models.swinv2 import SwinV2
-from swinmim.models.windows import Pair
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
     from torchmetrics import Metric
 
     from data.loading.batch import Batch
     from data.loading.views import View
     from data.open import Needs
+    from swinmim.models.swinv2 import SwinV2
+    from swinmim.models.windows import Pair
 
 Rows = list[dict[str, Any]]
 """One dict for each image, of plain values: text, numbers, lists of them; the same keys in each."""
@@ -120,17 +119,3 @@ class Task(ABC, Generic[Config]):
     def evaluation(self) -> dict[str, Any]:
         """manifest["evaluation"]: what the view of evaluation does, see `swinmim.checkpoint.manifest.Evaluation`."""
         return {}
-
-
-class TaskModel(nn.Module):
-    """Encoder and head of a task: parameters encoder.* and head.*."""
-
-    def __init__(self, encoder: SwinV2, task: Task[Any]) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = task.head(encoder)
-        self.features = task.features
-
-    def forward(self, images_BCHW: Tensor) -> Any:
-        """Normalised images (B, C, H, W) -> what the head gives."""
-        return self.head(self.features(self.encoder, images_BCHW))

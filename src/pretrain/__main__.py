@@ -1,20 +1,30 @@
 """`python -m pretrain`: self-supervised pretraining by masked image modelling."""
 
-from pathlib import Path
+from __future__ import annotations
 
-from pretrain.config import PretrainConfig
-from swinmim.door import open_door
+from typing import TYPE_CHECKING
+
+from swinmim.errors import one_line_at_interrupt
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pretrain.config import PretrainConfig
 
 
 def start(config: PretrainConfig, output_dir: Path) -> None:
-    """Run. Lightning is loaded here and not above: a mistake in the settings gets its answer without it."""
+    """Run. torch and Lightning are loaded here: a mistake in the settings gets its answer without them."""
     from pretrain.run import run
 
     run(config, output_dir)
 
 
 def main() -> None:
-    open_door("pretrain", PretrainConfig, start)
+    with one_line_at_interrupt("pretrain"):
+        from pretrain.config import PretrainConfig
+        from swinmim.door import open_door
+
+        open_door("pretrain", PretrainConfig, start)
 
 
 if __name__ == "__main__":

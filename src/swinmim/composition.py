@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,14 @@ def check(
     overrides: Sequence[str],
     found: Sequence[str] = (),
     config_dir: Path | None = None,
+    sweep: bool = False,
 ) -> Any:
     """Compose once without side effects and report every problem of the command line and the composed config.
 
     name: root config. schema_type: its schema; None checks only the command line, for a config that may have blanks.
     overrides: as typed. found: problems known before, reported with the others. config_dir: the user's own conf
-    directory (--config-dir), searched after the program's. Returns the typed config, or None without a schema.
+    directory (--config-dir), searched after the program's. sweep: whether overrides may list several values (-m).
+    Returns the typed config, or None without a schema.
 
     Raises ConfigError: the list of problems.
     """
@@ -57,9 +59,12 @@ def check(
                 problems.append(f"cannot read {shown}: {str(error).splitlines()[0]}. Write key=value.")
         plain = compose(name, return_hydra_config=True)
         parsed = _sound(parsed, override_problem, problems)
+        if not sweep:
+            parsed = _sound(parsed, _sweep_problem, problems)
         groups = [o for o in parsed if _is_group(o.key_or_group)]
         keys = [o for o in parsed if o not in groups]
-        groups = _sound(groups, partial(_group_problem, name=name, folders=folders), problems)
+        chosen = plain.hydra.runtime.choices
+        groups = _sound(groups, partial(_group_problem, name=name, folders=folders, chosen=chosen), problems)
         fixed = [o for o in groups if not o.is_sweep_override()]
         base = _compose(name, search, fixed, problems)
         if base is not None:
@@ -102,7 +107,7 @@ def _sound(
 
 
 def _is_group(key: str) -> bool:
-    return "." not in key and (CONF_DIR / key).is_dir()
+    return key != "" and "." not in key and (CONF_DIR / key).is_dir()
 
 
 def _is_conf(folder: Path, problems: list[str]) -> bool:
@@ -118,14 +123,37 @@ def _is_conf(folder: Path, problems: list[str]) -> bool:
     return False
 
 
-def _group_problem(override: Override, name: str, folders: Sequence[Path]) -> str | None:
+def _sweep_problem(override: Override) -> str | None:
+    """Several values, which Hydra would start several runs for, where one run is asked for."""
+    if not override.is_sweep_override():
+        return None
+    key, text = override.key_or_group, str(override.input_line).partition("=")[2]
+    return (
+        f"{override.input_line}: several values start a run each, which -m asks for. One list is '{key}=[{text}]', one "
+        f"text with a comma '{key}=\"{text}\"'."
+    )
+
+
+def _group_problem(
+    override: Override, name: str, folders: Sequence[Path], chosen: Mapping[str, str | None]
+) -> str | None:
+    """chosen: the groups of this command -> their file by default."""
     group = override.key_or_group
+    if group not in chosen:
+        groups = ", ".join(sorted(known for known in chosen if "/" not in known and known != "hydra"))
+        return f"{name} has no {group} to choose. It has: {groups}."
+    if override.type in (OverrideType.ADD, OverrideType.FORCE_ADD):
+        return f"+{group}: {group} is there already. Write it without '+': {group}=..."
+    if override.type != OverrideType.DEL and override.value() is None:
+        without = f"{group}=none" if (CONF_DIR / group / "none.yaml").is_file() else f"~{group}"
+        how = f"to go without it, write {without}" if chosen[group] else "it is off by default, leave it out"
+        return f"{group}=null: {how}."
     paths = [path for folder in folders for path in sorted((folder / group).glob("*.yaml"))]
     files = {path.stem: path for path in reversed(paths)}  # Hydra takes the first of a name
     known = [stem for stem, path in reversed(files.items()) if group != "experiment" or _is_for(name, path)]
     values = [override.value()] if not override.is_sweep_override() else list(override.sweep_string_iterator())
-    for value in map(str, filter(None, values)):
-        if value not in known and value != "null":
+    for value in map(str, values if override.type != OverrideType.DEL else ()):
+        if value not in known:
             other = f" It belongs to: {_command(files[value])}." if value in files else nearest(value, known)
             return f"unknown {group} '{value}'.{other} Known: {', '.join(known)}."
         hidden = [path for path in paths if path.stem == value and path != files[value]]
@@ -149,11 +177,17 @@ def _key_problem(override: Override, cfg: DictConfig) -> str | None:
     key = override.key_or_group
     if key in HYDRA_KEYS:
         return None
-    if override.type in (OverrideType.ADD, OverrideType.FORCE_ADD):
-        return f"unknown key '{key}': '+' cannot add keys that the program does not read.{nearest(key, _keys(cfg))}"
     known = _keys(cfg)
+    if override.type == OverrideType.DEL:
+        return f"~{key}: a setting cannot be removed. Write {key}=null where it may be off."
+    if override.type in (OverrideType.ADD, OverrideType.FORCE_ADD):
+        if key in known:
+            return f"+{key}: {key} is there already. Write it without '+': {key}=..."
+        return f"unknown key '{key}': '+' cannot add keys that the program does not read.{nearest(key, known)}"
     if key in known:
         return None
+    if not key:
+        return f"'{override.input_line}' names no setting. Write key=value."
     parent = key.rpartition(".")[0]
     while parent and parent not in known:
         parent = parent.rpartition(".")[0]

@@ -6,16 +6,24 @@ import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from swinmim.errors import ConfigError
 from swinmim.models.errors import ModelError, nearest
 
 T = TypeVar("T")
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+Area = Annotated[float, Field(gt=0, le=1)]
+"""A share of something of which some is left."""
 
 SEPARATOR = "\n  - "
 """Between the problems of one ConfigError."""
@@ -30,9 +38,9 @@ CONF_DIR = next(
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def schema(cls: type[T]) -> type[T]:
-    """Frozen keyword-only dataclass that refuses unknown keys when it is loaded from YAML."""
+    """Frozen keyword-only dataclass that refuses unknown keys, NaN and infinity when it is loaded from YAML."""
     made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
-    made.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    made.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[attr-defined]
     return made
 
 
@@ -40,10 +48,10 @@ def schema(cls: type[T]) -> type[T]:
 class ModelConfig:
     name: str
     """swinv2_{t,s,b,l,h,g}, or swinv2_demo for 32-px images."""
-    in_chans: int = 3
-    embed_dim: int | None = None
+    in_chans: Count = 3
+    embed_dim: Count | None = None
     """Width of the first stage; null is the named model's."""
-    head_dim: int | None = None
+    head_dim: Count | None = None
     """Channels per head; null is the named model's (32)."""
 
     def overrides(self) -> dict[str, int]:
@@ -104,7 +112,11 @@ def _nested_schema(schema_type: type[Any], name: str, value: Any) -> type[Any] |
 def _describe(schema_type: type[Any], data: dict[Any, Any], error: ValidationError) -> list[str]:
     """One line for each key at fault; the alternatives of a union are joined."""
     lines: dict[str, list[str]] = {}
-    for item in error.errors():
+    found = error.errors()
+    out_of_range = {item["loc"][0] for item in found if item["type"] in _RANGES}
+    for item in found:
+        if item["type"] == "tuple_type" and item["loc"][0] in out_of_range:
+            continue  # the other alternative was meant, and says why not
         if item["input"] == "???":  # reported as missing
             continue
         location = _keys_of(data, item["loc"])
@@ -151,6 +163,8 @@ def _keys_of(data: Any, location: Sequence[int | str]) -> list[int | str]:
             data = _child(data, part)
     return keys
 
+
+_RANGES = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 
 _ABSENT = object()
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import sys
 import typing
 import warnings
@@ -53,15 +54,19 @@ def open_door(name: str, schema_type: type[T], run: Callable[[T, Path], object])
     close_environment()
     sys.argv[1:] = literal_paths(sys.argv[1:])
     lock = ExitStack()
+    made: Path | None = None
     try:
         if STARTED not in os.environ:
             os.environ[STARTED] = _run_name()
         flags, overrides, config_dir, problems = split_arguments(sys.argv[1:])
         # A plain run reports everything it can know before it starts; `--cfg` may print a config with blanks.
-        config = check(name, schema_type if not flags else None, overrides, problems, config_dir)
-        if {"-m", "--multirun"} & set(flags) and world_size() > 1:
+        sweep = not {"-m", "--multirun"}.isdisjoint(flags)
+        config = check(name, schema_type if not flags else None, overrides, problems, config_dir, sweep)
+        if sweep and world_size() > 1:
             raise ConfigError(NO_SWEEP)
         if config is not None and is_main():
+            check_resume(Path(config.output_dir), config.resume)
+            made = None if Path(config.output_dir).exists() else Path(config.output_dir)
             lock.enter_context(run_lock.held(Path(config.output_dir)))
             refuse_overwrite(Path(config.output_dir), config.resume)
     except UserError as error:
@@ -73,7 +78,11 @@ def open_door(name: str, schema_type: type[T], run: Callable[[T, Path], object])
     def task(cfg: DictConfig) -> None:
         try:
             _start(cfg, schema_type, run)
+        except KeyboardInterrupt:
+            leave_nothing(made)
+            raise
         except UserError as error:
+            leave_nothing(made)
             _stop(name, error)
         except (OSError, RuntimeError) as error:
             if (told := limit_of(error)) is None:
@@ -109,24 +118,50 @@ def _run_name() -> str:
     return now if launched is None or launched.world_size == 1 else agree(STARTED, now)
 
 
-OURS = (".hydra", run_lock.NAME)
+def check_resume(output_dir: Path, resume: str | None) -> None:
+    """resume=auto needs a run to go on with, unless a launcher starts the same command again and again.
+
+    Raises ConfigError: the directory is new at every start, or not there.
+    """
+    if resume != "auto":
+        return
+    started = os.environ.get(STARTED, "?")
+    if started in str(output_dir) and not started.startswith("slurm_"):
+        raise ConfigError(
+            "resume=auto looks for checkpoints in output_dir, and the default one is new at every start. "
+            "Add output_dir=..."
+        )
+    if not output_dir.exists() and launch() is None and "SLURM_JOB_ID" not in os.environ:
+        raise ConfigError(
+            f"resume=auto goes on with the run in output_dir={output_dir}, which does not exist. Correct the name, or "
+            "add resume=null to start a new run there."
+        )
+
+
+def leave_nothing(made: Path | None) -> None:
+    """Empty the directory of a run that did not start, where it holds what Hydra wrote and no more.
+
+    made: one that was not there before, or None. The lock takes the empty one away.
+    """
+    if made is None or not made.is_dir() or not all(map(_is_no_result, made.iterdir())):
+        return
+    shutil.rmtree(made / ".hydra", ignore_errors=True)
+    for log in made.glob("*.log"):
+        log.unlink()
+
+
+def _is_no_result(path: Path) -> bool:
+    return path.name in (".hydra", run_lock.NAME) or path.suffix == ".log"
 
 
 def refuse_overwrite(output_dir: Path, resume: str | None) -> None:
     """A run never writes into the directory of another one.
 
-    Raises ConfigError: the directory holds more than what Hydra just put there and nothing asks to resume it, or
-    resume=auto is asked for in a directory that is new at every start.
+    Raises ConfigError: the directory holds more than what Hydra just put there and nothing asks to resume it.
     """
-    started = os.environ.get(STARTED, "?")
-    if resume == "auto" and started in str(output_dir) and not started.startswith("slurm_"):
-        raise ConfigError(
-            "resume=auto looks for checkpoints in output_dir, and the default one is new at every start. "
-            "Add output_dir=..."
-        )
     if resume is not None or not output_dir.is_dir():
         return
-    others = sorted(path.name for path in output_dir.iterdir() if path.name not in OURS and path.suffix != ".log")
+    others = sorted(path.name for path in output_dir.iterdir() if not _is_no_result(path))
     if others:
         raise ConfigError(
             f"output_dir={output_dir} is not empty (it holds {', '.join(others[:3])}). "

@@ -1,16 +1,33 @@
 """Errors that a user can act on. Each prints as one message, without a stack trace, and sets the exit code.
 
 Exit codes: 0 success, 1 a fault of the program, 2 configuration, 3 data, 4 checkpoint, 5 the training left the finite
-numbers, 69 another process of the run died or hangs, 75 stopped by a signal with everything saved. After 69 and 75 the
-same command with `resume=auto` goes on; after 5 someone should look first. See docs/faults.md.
+numbers, 69 another process of the run died or hangs, 75 stopped by a signal with everything saved, 130 Ctrl-C.
+After 69 and 75 the same command with `resume=auto` goes on; after 5 someone should look first. See docs/faults.md.
 """
 
 import errno
 import resource
 import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 RANK_LOST = 69
 """Exit code (EX_UNAVAILABLE) of a process that ends because another one of the run is gone or stands still."""
+
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells give it."""
+
+
+@contextmanager
+def one_line_at_interrupt(name: str) -> Iterator[None]:
+    """Ctrl-C inside ends the process with one line and exit code 130, also while libraries are imported."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 class UserError(Exception):

@@ -85,6 +85,7 @@ def test_killed_saves_resume_bit_for_bit(pretrain, whole, tmp_path, temporary, k
     rng = random.Random(kills)
     keep = f"callbacks.checkpoint.keep_last={99 if kills == 20 else 1}"
     run, root = tmp_path / "run", tmp_path / "run" / "checkpoints"
+    root.mkdir(parents=True)  # resume=auto wants a directory to go on in
     environment = {"TMPDIR": str(temporary)}
     names = list(moments(root, 0))
     for number in range(kills):

@@ -7,8 +7,9 @@ import yaml
 from torch import nn
 
 from finetune.config import FinetuneConfig
+from finetune.model import TaskModel
 from finetune.module import TaskModule
-from finetune.task import Subject, Task, TaskModel
+from finetune.task import Subject, Task
 from finetune.tasks.registry import TASKS
 from swinmim.composition import check
 from swinmim.config import CONF_DIR

@@ -221,15 +221,6 @@ def test_command_line_mistakes_exit_2_without_a_stack_trace(tmp_path):
 
 
 @pytest.mark.slow
-def test_settings_are_checked_without_lightning():
-    """It takes most of the seconds between a typing mistake and its answer, and pulls in whatever is installed."""
-    code = "import sys, pretrain.config, finetune.config, pretrain.__main__, finetune.__main__; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "torch" in loaded
-    assert {"lightning", "torchmetrics", "wandb", "deepspeed", "transformers", "torchvision"}.isdisjoint(loaded)
-
-
-@pytest.mark.slow
 def test_cfg_job_prints_the_recipe_of_g(tmp_path):
     result = cli("pretrain", "experiment=swinv2_g_mim", "--cfg", "job", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

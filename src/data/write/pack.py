@@ -1,15 +1,17 @@
-"""A folder of images, packed once into a cache and reused."""
+"""A folder or list of images, packed once into a cache and reused."""
 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from data.shards.lock import shared_lock
 from data.shards.manifest import VERSION, is_shard_set
-from data.sources.folder import FolderSource, read_folder
-from data.sources.source import Source
+from data.sources.folder import read_folder
+from data.sources.listing import SUFFIXES, read_list
+from data.sources.source import FileSource, Source
 from data.write.left_out import TooManyLeftOut
 from data.write.writer import WriteOptions, progress_bar, write_shards
 from swinmim.distributed import is_main
@@ -24,36 +26,43 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
+@contextmanager
+def _writing(cache: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"Folders are packed into data.cache_dir, but {error.filename or cache} cannot be written"
+            f" ({error.strerror or error}). Make room, or choose another data.cache_dir; the next start goes on."
+        ) from error
+
+
 def packed(dest: Path, read: Callable[[], Source], options: WriteOptions, label: str = "packing") -> Path:
     """The shard set at `dest`, written now if it is not there; safe to call from many processes at once."""
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    if is_shard_set(dest):
-        _say(f"using the packed images in {dest}")
-        return dest
-    with shared_lock(dest.with_name(dest.name + ".lock")):
-        if is_shard_set(dest):  # another process wrote it while this one waited
+    with _writing(dest.parent):
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        if is_shard_set(dest):
+            _say(f"using the packed images in {dest}")
             return dest
-        partial = dest.with_name(f"{dest.name}.partial")  # the lock keeps others out; a killed packing goes on here
-        try:
-            with progress_bar(label) as progress:
-                report = write_shards(read(), partial, options, progress, setting="data.max_bad_fraction=")
-        except TooManyLeftOut:
-            raise  # the next start goes on here
-        except UserError:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        except OSError as error:
-            raise DataError(
-                f"Folders are packed into data.cache_dir, but {error.filename or partial} cannot be written"
-                f" ({error.strerror or error}). Make room, or choose another data.cache_dir; the next start goes on."
-            ) from error
-        partial.rename(dest)
+        with shared_lock(dest.with_name(dest.name + ".lock")):
+            if is_shard_set(dest):  # another process wrote it while this one waited
+                return dest
+            partial = dest.with_name(f"{dest.name}.partial")  # the lock keeps others out; a killed packing goes on here
+            try:
+                with progress_bar(label) as progress:
+                    report = write_shards(read(), partial, options, progress, setting="data.max_bad_fraction=")
+            except TooManyLeftOut:
+                raise  # the next start goes on here
+            except UserError:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            partial.rename(dest)
     _say(f"{report}; packed into {dest}{report.left_out(dest)}")
     return dest
 
 
-def _cache_name(source: FolderSource, options: WriteOptions) -> str:
-    listing = [(item.name, item.label, item.size, item.mtime_ns) for item in source.items]
+def _cache_name(source: FileSource, options: WriteOptions) -> str:
+    listing = [(i.name, i.label, i.size, i.mtime_ns, *filter(None, [i.target])) for i in source.items]
     text = json.dumps([VERSION, str(source.root.resolve()), options.recorded(), source.classes, listing])
     name = source.root.resolve().name.encode()[:_NAME_BYTES].decode(errors="ignore") or "root"
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -65,7 +74,7 @@ def pack(
     options: WriteOptions | None = None,
     classes: tuple[str, ...] | None = None,
 ) -> Path:
-    """Pack a folder of images into `cache_dir`, or find it there; says which, with what was found.
+    """Pack a folder or list of images into `cache_dir`, or find it there; says which, with what was found.
 
     The copy is reused as long as the listing (paths, sizes, times) and the options stay the same.
 
@@ -74,7 +83,13 @@ def pack(
         DataError: path missing, no images, nothing usable, or classes that differ from `classes`.
     """
     options = options or WriteOptions()
-    source = read_folder(folder, classes)
+    is_list = Path(folder).suffix.lower() in SUFFIXES and Path(folder).is_file()
+    if not is_list and Path(folder).is_file():
+        raise DataError(
+            f"data.path is a folder of images, a list ({', '.join(SUFFIXES)}) or a shard set, got the file {folder}. "
+            f"Tars are written first: python -m data.write {shell_quoted(folder)} SHARDS, then data.path=SHARDS."
+        )
+    source: FileSource = read_list(Path(folder)) if is_list else read_folder(folder, classes)
     dest = Path(cache_dir) / _cache_name(source, options)
     if options.channels not in (1, 3) and not is_shard_set(dest):
         _say(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from pydantic import Field
 
 from finetune.task import Rows, Subject
 from finetune.tasks.pooled import PooledConfig, PooledTask
-from swinmim.config import schema
+from swinmim.config import NotNegative, schema
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torchmetrics import Metric
 
     from data.loading.batch import Batch
@@ -22,11 +21,11 @@ if TYPE_CHECKING:
 @schema
 class ClassifyConfig(PooledConfig):
     kind: Literal["classify"]
-    mixup: float
+    mixup: NotNegative
     """Alpha of mixup; 0 is off. With cutmix, each batch takes one of the two at random."""
-    cutmix: float
+    cutmix: NotNegative
     """Alpha of cutmix; 0 is off."""
-    label_smoothing: float
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
 
 
 class Classify(PooledTask[ClassifyConfig]):
@@ -50,6 +49,9 @@ class Classify(PooledTask[ClassifyConfig]):
         return images_BCHW, {**batch, "label": label}
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        import torch
+        import torch.nn.functional as F
+
         with torch.autocast(output.device.type, enabled=False):
             return F.cross_entropy(output.float(), batch["label"], label_smoothing=self.settings.label_smoothing)
 
@@ -65,6 +67,8 @@ class Classify(PooledTask[ClassifyConfig]):
         return metrics | {"loss": MeanMetric()}
 
     def update(self, metrics: Mapping[str, Any], output: Tensor, batch: Batch) -> None:
+        import torch.nn.functional as F
+
         logits, label = output.float()[batch["valid"]], batch["label"][batch["valid"]]
         if len(label):
             for name, metric in metrics.items():

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from finetune.task import Rows, Subject
 from finetune.tasks.pooled import PooledConfig, PooledTask
@@ -18,6 +15,7 @@ from swinmim.config import schema
 from swinmim.errors import DataError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torchmetrics import Metric
 
     from data.loading.batch import Batch
@@ -52,6 +50,8 @@ class Multilabel(PooledTask[MultilabelConfig]):
     needs = "labels"
 
     def __init__(self, settings: MultilabelConfig, subject: Subject) -> None:
+        import torch
+
         super().__init__(settings, subject)
         if len(subject.classes) < 2:
             raise DataError(
@@ -81,6 +81,9 @@ class Multilabel(PooledTask[MultilabelConfig]):
         return {"pos_weight": clamped.tolist()}
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        import torch
+        import torch.nn.functional as F
+
         if self.pos_weight is not None:
             self.pos_weight = self.pos_weight.to(output.device)
         with torch.autocast(output.device.type, enabled=False):
@@ -100,6 +103,8 @@ class Multilabel(PooledTask[MultilabelConfig]):
         }
 
     def update(self, metrics: Mapping[str, Any], output: Tensor, batch: Batch) -> None:
+        import torch.nn.functional as F
+
         valid = batch["valid"]
         logits, target = output.float()[valid], _targets(batch)[valid]
         probability = logits.sigmoid()
@@ -131,12 +136,11 @@ class Multilabel(PooledTask[MultilabelConfig]):
 
 
 def _targets(batch: Batch) -> Tensor:
-    target = batch["target"]
-    assert isinstance(target, Tensor)
-    return target.float()
+    return cast("Tensor", batch["target"]).float()
 
 
 def _mean_average_precision() -> Metric:
+    import torch
     from torchmetrics import Metric
     from torchmetrics.functional.classification import binary_average_precision
     from torchmetrics.utilities import dim_zero_cat

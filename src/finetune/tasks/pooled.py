@@ -5,27 +5,27 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from torch import Tensor, nn
-
 from finetune.task import Task, TaskConfig
-from swinmim.config import schema
+from swinmim.config import Area, Share, schema
 from swinmim.errors import ConfigError
-from swinmim.models.swinv2 import SwinV2
-from swinmim.models.windows import Pair
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from data.loading.batch import Batch
     from data.loading.views import View
+    from swinmim.models.swinv2 import SwinV2
+    from swinmim.models.windows import Pair
 
 
 @schema
 class PooledConfig(TaskConfig):
-    crop_scale: tuple[float, float]
+    crop_scale: tuple[Area, Area]
     """Share of the image's area that a random crop keeps."""
     flip: bool
     randaug: str | None
     """RandAugment by timm's name: rand-m9-mstd0.5-inc1 is Swin's and SimMIM's; null is off."""
-    erasing: float
+    erasing: Share
     """Probability that a rectangle of an image is replaced by noise; 0 is off."""
     crop_ratio: float
     """Evaluation: what is kept of the shorter side, or with squash of both, around the centre."""
@@ -33,6 +33,8 @@ class PooledConfig(TaskConfig):
     """Evaluation: center keeps the aspect, squash bends the whole picture into the resolution."""
 
     def __post_init__(self) -> None:
+        if self.crop_scale[0] > self.crop_scale[1]:
+            raise ValueError(f"crop_scale is [least, most], got {list(self.crop_scale)}")
         if not 0 < self.crop_ratio <= 1:
             raise ValueError(f"crop_ratio must lie in (0, 1], got {self.crop_ratio}")
         if self.randaug is not None and not _RANDAUG.fullmatch(self.randaug):
@@ -52,6 +54,8 @@ class PooledTask(Task[Config]):
     """Base of such tasks: one output for each class."""
 
     def head(self, encoder: SwinV2) -> nn.Linear:
+        from torch import nn
+
         head = nn.Linear(encoder.num_features, len(self.subject.classes))
         nn.init.trunc_normal_(head.weight, std=0.02)
         nn.init.zeros_(head.bias)

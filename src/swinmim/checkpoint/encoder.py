@@ -43,10 +43,9 @@ from swinmim.checkpoint.manifest import (
 from swinmim.checkpoint.timm_config import CLASSIFIER, timm_config, timm_obstacle
 from swinmim.distributed import is_main
 from swinmim.errors import CheckpointError
-from swinmim.models.attention import Attention
+from swinmim.models.choices import Attention, Recompute
 from swinmim.models.errors import nearest
 from swinmim.models.position_bias import PositionBias
-from swinmim.models.recompute import Recompute
 from swinmim.models.swinv2 import SwinV2
 from swinmim.models.windows import as_pair
 from swinmim.outside import faults

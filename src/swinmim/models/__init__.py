@@ -4,5 +4,6 @@ swinv2        the encoder                              architecture        sizes
 attention     window attention, and its cores          chunked_attention   one that keeps no N x N tensor
 position_bias continuous relative position bias        windows             which windows, and cutting into them
 recompute     what is computed again in the backward   init                initial weights
-errors        what cannot be, and the nearest word   compiled      code of its own for each shape of block
+errors        what cannot be, and the nearest word     compiled      code of its own for each shape of block
+choices       words that choose among ways to compute
 """

@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, cast, get_args
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from swinmim.models.choices import Attention
 from swinmim.models.chunked_attention import MASKED_LOGIT, NORM_EPS, PADDING_LOGIT, attend_chunked
 from swinmim.models.position_bias import spread_bias
 from swinmim.models.windows import WindowTables
-
-Attention = Literal["auto", "reference", "sdpa", "chunked"]
-ATTENTIONS: tuple[str, ...] = get_args(Attention)
 
 MAX_LOGIT_SCALE = math.log(100.0)  # the temperature stays above 0.01
 CPB_HIDDEN = 512  # from the official code; the paper gives no width

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-Recompute = Literal["none", "selective", "full"]
-"""none: keep all. selective: keep what matrix products and attention return, run the rest (norms, GELU, normalising,
-moving) again. full: keep the block's input alone."""
-RECOMPUTES: tuple[str, ...] = get_args(Recompute)
+from swinmim.models.choices import Recompute
 
 _ATEN = torch.ops.aten
 _KEPT = (

@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swinmim.models.architecture import ARCHITECTURES, Architecture, get_architecture
-from swinmim.models.attention import ATTENTIONS, Attention, WindowAttention, under_autocast
+from swinmim.models.attention import WindowAttention, under_autocast
+from swinmim.models.choices import ATTENTIONS, RECOMPUTES, Attention, Recompute
 from swinmim.models.compiled import Compiled
 from swinmim.models.errors import ModelError
 from swinmim.models.init import init_weights
 from swinmim.models.position_bias import POSITION_BIASES, PositionBias, relative_coords, relative_position_index
-from swinmim.models.recompute import RECOMPUTES, Recompute, run
+from swinmim.models.recompute import run
 from swinmim.models.windows import (
     Pair,
     StageWindow,

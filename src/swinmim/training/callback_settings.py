@@ -1,6 +1,12 @@
 """Settings of the callbacks, apart from them: checking a configuration must not wait for Lightning's import."""
 
-from swinmim.config import schema
+from typing import Annotated
+
+from pydantic import Field
+
+from swinmim.config import Count, schema
+
+Band = Annotated[int, Field(ge=0)]
 
 
 @schema
@@ -27,10 +33,10 @@ class CheckpointConfig:
 
 @schema
 class ReconstructionsConfig:
-    every_epochs: int = 1
+    every_epochs: Count = 1
     """Epochs between pictures; the last epoch is always drawn."""
-    num_images: int = 8
-    bands: tuple[int, int, int] | None = None
+    num_images: Count = 8
+    bands: tuple[Band, Band, Band] | None = None
     """Channels, counted from 0, shown as red, green and blue; null shows the first three, or the first as grey."""
 
 

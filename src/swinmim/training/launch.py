@@ -46,8 +46,14 @@ def check_launch(devices: int, nodes: int, explicit: bool) -> None:
 def check_visible(accelerator: str, devices: int) -> None:
     """Every process finds its device by its local rank.
 
-    Raises ConfigError: fewer GPUs are visible than processes of this node use.
+    Raises ConfigError: no GPU where one is asked for, or fewer visible than processes of this node use.
     """
+    if accelerator == "gpu" and not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for CPUs only"
+        raise ConfigError(
+            f"trainer.accelerator=gpu asks for a GPU, and torch (built {built}) sees none. Look at nvidia-smi and "
+            "CUDA_VISIBLE_DEVICES, or add trainer.accelerator=cpu."
+        )
     if accelerator == "cpu" or not torch.cuda.is_available():
         return
     visible = torch.cuda.device_count()

@@ -1,13 +1,14 @@
 """Settings that pretraining and fine-tuning share; their root schemas extend it."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from swinmim.config import schema
+from pydantic import Field
+
+from swinmim.config import Count, schema
 from swinmim.distributed import launch
-from swinmim.models.attention import Attention
-from swinmim.models.recompute import Recompute
-from swinmim.optim.build import OptimConfig
+from swinmim.models.choices import Attention, Recompute
 from swinmim.optim.schedules import ScheduleConfig
+from swinmim.optim.settings import OptimConfig
 from swinmim.training.callback_settings import CheckpointConfig, HeartbeatConfig, StabilityConfig
 
 
@@ -65,8 +66,8 @@ class TrainerConfig:
     """null: as many as the launcher uses, without one 1."""
     precision: Literal["auto", "bf16-mixed", "32-true"] = "auto"
     """auto: bf16 autocast where the hardware has it, else float32."""
-    val_every_epochs: int = 1
-    log_every_steps: int = 50
+    val_every_epochs: Count = 1
+    log_every_steps: Count = 50
 
     def __post_init__(self) -> None:
         counts = (self.max_epochs, self.devices, self.num_nodes)
@@ -114,26 +115,26 @@ class RunConfig:
     trainer: TrainerConfig
     strategy: StrategyConfig
     logger: LoggerConfig
-    resolution: int | tuple[int, int]
+    resolution: Count | tuple[Count, Count]
     """Side of the images in pixels, or [height, width]; the attention window grows with it."""
-    window: int | tuple[int, int] | None
+    window: Count | tuple[Count, Count] | None
     """Attention window in tokens; null derives it from the resolution, an explicit one is checked."""
-    drop_path: float
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
     """Stochastic depth of the last block; it grows linearly from 0 at the first."""
     recompute: Recompute | tuple[Recompute, ...]
     """What runs again in the backward pass, one policy or one per stage: selective norms and GELU, full whole blocks
     (least memory, about a third more time)."""
     attention: Attention
     """Core of window attention; auto chooses by device, chunked keeps no N x N tensor anywhere."""
-    chunk: int | tuple[int, ...] | None
+    chunk: Count | tuple[Annotated[int, Field(ge=0)], ...] | None
     """Windows at a time for the chunked core, one number or one per stage (0: as the core likes); null: by device."""
     compile: bool
     """torch.compile each shape of block once; the first steps then take minutes."""
-    global_batch_size: int
+    global_batch_size: Count
     """Images per optimizer step over all devices; gradient accumulation follows from it."""
-    batch_size: int
+    batch_size: Count
     """Images per device and forward pass."""
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     resume: str | None
     """auto continues the newest checkpoint of output_dir, a path continues that one, null starts anew."""
     allow_drift: tuple[str, ...]

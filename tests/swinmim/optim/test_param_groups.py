@@ -11,9 +11,10 @@ from pretrain.config import PretrainConfig
 from pretrain.simmim import SimMIM
 from swinmim import door
 from swinmim.composition import check
-from swinmim.optim.build import OptimConfig, build_optimizer
+from swinmim.optim.build import build_optimizer
 from swinmim.optim.param_groups import layer_id, param_groups
 from swinmim.optim.schedules import ScheduleConfig
+from swinmim.optim.settings import OptimConfig
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 PRETRAIN_RULES = ("bias", "norm", "logit_scale", "cpb_mlp", "mask_token")

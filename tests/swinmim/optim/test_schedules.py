@@ -7,8 +7,9 @@ from torch import nn
 
 import swinmim
 from swinmim.errors import ConfigError
-from swinmim.optim.build import OptimConfig, build_optimizer
+from swinmim.optim.build import build_optimizer
 from swinmim.optim.schedules import ScheduleConfig, lr_factor, misfits, peak_lr, warmup_steps
+from swinmim.optim.settings import OptimConfig
 
 
 def timm_rates(scheduler, optimizer, steps):

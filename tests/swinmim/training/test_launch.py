@@ -71,7 +71,7 @@ def test_srun_names_the_run_by_its_job(monkeypatch, tmp_path):
     name = door._run_name()
     assert name == "slurm_42"
     monkeypatch.setenv(door.STARTED, name)
-    door.refuse_overwrite(tmp_path / name, "auto")  # a requeued job finds its directory again
+    door.check_resume(tmp_path / name, "auto")  # a requeued job finds its directory again
     monkeypatch.setenv(door.STARTED, "2026-01-01_00-00-00")
     with pytest.raises(ConfigError, match="the default one is new at every start"):
-        door.refuse_overwrite(tmp_path / "2026-01-01_00-00-00", "auto")
+        door.check_resume(tmp_path / "2026-01-01_00-00-00", "auto")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from swinmim.errors import ConfigError
-from swinmim.optim.build import OptimConfig
 from swinmim.optim.schedules import ScheduleConfig
+from swinmim.optim.settings import OptimConfig
 from swinmim.training.callbacks.randomness import seed_all, step_seed
 from swinmim.training.fit import make_plan
 from swinmim.training.settings import LoggerConfig, StrategyConfig, TrainerConfig
