@@ -9,6 +9,7 @@ import termios
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from runs import column, losses
@@ -65,7 +66,7 @@ def test_a_closed_terminal_saves_and_stops(tmp_path, small, shell):
     command = [sys.executable, "-m", "pretrain", *small, "data.num_workers=1", f"output_dir={run}"]
     command += ["callbacks.checkpoint.keep_last=99"] + (["trainer.max_epochs=500"] if "trap" not in shell else [])
     ours, theirs = os.openpty()
-    terminal = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True}
+    terminal: dict[str, Any] = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True}
     process = subprocess.Popen(
         ["sh", "-c", shell, "sh", *command],
         cwd=tmp_path,

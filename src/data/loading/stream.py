@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from data.codecs.decode import MAX_BYTES, DecodeError, decode
 from data.loading.batch import Batch, LoaderSettings
 from data.loading.damage import StreamDamage
-from data.loading.loader import ReadyLoader, without_stack
+from data.loading.ready import ReadyLoader, without_stack
 from data.loading.views import View
 from data.order.hashing import key, sample_seeds, words
 from data.shards.streamed import StreamSet

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -65,7 +66,7 @@ def test_a_second_run_is_refused_and_a_third_goes_on(tmp_path, holder):
 
 def test_an_owner_on_another_machine_is_waited_for(tmp_path, holder, caplog, monkeypatch):
     process = holder("elsewhere")
-    monkeypatch.setattr(run_lock.time, "sleep", lambda _: process.kill())
+    monkeypatch.setattr(time, "sleep", lambda _: process.kill())
     with held(tmp_path / "run"):
         assert f"is held by process {process.pid} on elsewhere" in caplog.text
 
