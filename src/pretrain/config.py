@@ -45,3 +45,11 @@ class PretrainConfig(RunConfig):
     data: DataConfig
     augment: AugmentConfig
     callbacks: PretrainCallbacksConfig
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        bands, channels = self.callbacks.reconstructions.bands, self.model.in_chans
+        if bands and self.ckpt is None and max(bands) >= channels:
+            raise ValueError(
+                f"callbacks.reconstructions.bands are three of the channels 0 to {channels - 1}, got {list(bands)}"
+            )

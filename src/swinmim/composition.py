@@ -188,13 +188,14 @@ def _key_problem(override: Override, cfg: DictConfig) -> str | None:
         return None
     if not key:
         return f"'{override.input_line}' names no setting. Write key=value."
+    near = nearest(key, [path for path in known if not key.startswith(f"{path}.")])
     parent = key.rpartition(".")[0]
     while parent and parent not in known:
         parent = parent.rpartition(".")[0]
     legal = sorted(path for path in known if path.rpartition(".")[0] == parent)
     names = ", ".join(path.rpartition(".")[2] for path in legal)
     where = f" Legal keys{' of ' + parent if parent else ''}: {names}." if legal else ""
-    return f"unknown key '{key}'.{nearest(key, known)}{where}"
+    return f"unknown key '{key}'.{near}{where}"
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:

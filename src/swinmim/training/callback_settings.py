@@ -4,27 +4,23 @@ from typing import Annotated
 
 from pydantic import Field
 
-from swinmim.config import Count, schema
+from swinmim.config import Count, Positive, schema
 
 Band = Annotated[int, Field(ge=0)]
 
 
 @schema
 class CheckpointConfig:
-    every_epochs: int = 1
+    every_epochs: Count = 1
     """Epochs between checkpoints; the last epoch is always saved."""
-    every_steps: int | None = None
+    every_steps: Count | None = None
     """Optimizer steps between further checkpoints inside an epoch; null saves at epoch ends only."""
-    keep_last: int = 2
-    keep_every_epochs: int | None = None
+    keep_last: Count = 2
+    keep_every_epochs: Count | None = None
     """The checkpoints of every so many epochs are kept for good; null keeps the last and the best only."""
 
     def __post_init__(self) -> None:
-        if self.every_epochs < 1 or self.keep_last < 1 or (self.every_steps is not None and self.every_steps < 1):
-            raise ValueError("every_epochs, every_steps and keep_last must be at least 1")
-        if self.keep_every_epochs is not None and (
-            self.keep_every_epochs < 1 or self.keep_every_epochs % self.every_epochs
-        ):
+        if self.keep_every_epochs is not None and self.keep_every_epochs % self.every_epochs:
             raise ValueError(
                 f"keep_every_epochs must be a multiple of every_epochs={self.every_epochs}, since only what was saved "
                 f"can be kept; got {self.keep_every_epochs}"
@@ -57,15 +53,9 @@ class HeartbeatConfig:
 
 @schema
 class StabilityConfig:
-    max_nonfinite_steps: int = 8
+    max_nonfinite_steps: Count = 8
     """So many optimizer steps in a row with a non-finite loss or gradient end the run, with a bundle for replay.py."""
-    spike_threshold: float | None = None
+    spike_threshold: Positive | None = None
     """A loss this many robust standard deviations above the median of the last `spike_window` steps sends the weights
     back to the newest checkpoint before it; the batches in between are passed by. null: off."""
-    spike_window: int = 100
-
-    def __post_init__(self) -> None:
-        if self.max_nonfinite_steps < 1 or self.spike_window < 2:
-            raise ValueError("max_nonfinite_steps must be at least 1 and spike_window at least 2")
-        if self.spike_threshold is not None and self.spike_threshold <= 0:
-            raise ValueError(f"spike_threshold must be positive, or null for off; got {self.spike_threshold}")
+    spike_window: Annotated[int, Field(ge=2)] = 100

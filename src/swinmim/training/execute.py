@@ -29,6 +29,8 @@ from swinmim.training.trainer import check_memory, check_world, resolve_precisio
 
 log = logging.getLogger(__name__)
 
+_WIDE = 24
+
 
 class Data(Protocol):
     """What is read off a data module."""
@@ -113,6 +115,7 @@ def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[
     with torch.device("meta") if build else contextlib.nullcontext():
         network = parts.network(data)
     encoder = cast(SwinV2, network.encoder)
+    warn_of_windows([stage.window for stage in encoder.stages])
     if config.compile:
         encoder.compile_blocks()
     plan = make_plan(config, accumulation=accumulation, num_samples=data.num_train)
@@ -156,6 +159,19 @@ def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[
     if is_main():
         log.info("%s", parts.verdict(metrics, output_dir))
     return metrics
+
+
+def warn_of_windows(windows: Sequence[tuple[int, int]]) -> None:
+    """Say what a window of more than 24 tokens a side, the widest that pays in the paper's runs at 384 px, costs."""
+    height, width = max(windows, key=lambda window: window[0] * window[1])
+    tokens = height * width
+    if max(height, width) > _WIDE and is_main():
+        log.warning(
+            "The attention window is %dx%d tokens: each of them attends to %d, %.1f times the time and memory of a "
+            "%dx%d window (%.0f MiB a head and window in float32). window=... takes a smaller one, attention=chunked "
+            "keeps no such table.",
+            height, width, tokens, tokens / _WIDE**2, _WIDE, _WIDE, 4 * tokens**2 / 2**20,
+        )  # fmt: skip
 
 
 def num_parameters(module: nn.Module) -> int:

@@ -56,13 +56,13 @@ class StrategyConfig:
 
 @schema
 class TrainerConfig:
-    max_epochs: int
+    max_epochs: Count
     max_steps: int = -1
     """Optimizer steps after which the run ends even inside an epoch; -1 is no limit."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int | None = None
+    devices: Count | None = None
     """Devices per node; null: as many as torchrun or srun started processes there, without a launcher 1."""
-    num_nodes: int | None = None
+    num_nodes: Count | None = None
     """null: as many as the launcher uses, without one 1."""
     precision: Literal["auto", "bf16-mixed", "32-true"] = "auto"
     """auto: bf16 autocast where the hardware has it, else float32."""
@@ -70,9 +70,6 @@ class TrainerConfig:
     log_every_steps: Count = 50
 
     def __post_init__(self) -> None:
-        counts = (self.max_epochs, self.devices, self.num_nodes)
-        if any(count is not None and count < 1 for count in counts):
-            raise ValueError("max_epochs, devices and num_nodes must be at least 1")
         if self.max_steps != -1 and self.max_steps < 1:
             raise ValueError(f"max_steps must be positive, or -1 for no limit; got {self.max_steps}")
 
