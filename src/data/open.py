@@ -120,8 +120,10 @@ def loader_settings(
     global_batch: int,
     batch_size: int,
     processes: int = 1,
+    needs: Needs = "nothing",
 ) -> LoaderSettings:
-    """The loaders of a run of so many processes a machine, as the settings of the data ask for them."""
+    """The loaders of a run of so many processes a machine, as the settings of the data ask for them; a target that
+    nothing needs is not read."""
     return LoaderSettings(
         resolution=resolution,
         seed=seed,
@@ -132,6 +134,7 @@ def loader_settings(
         lanes=config.lanes,
         decoder=config.decoder,
         max_pixels=config.max_pixels,
+        targets=needs not in ("nothing", "label"),
     )
 
 

@@ -66,6 +66,7 @@ class FinetuneParts:
             global_batch=config.global_batch_size,
             batch_size=config.batch_size,
             processes=config.trainer.devices_per_node,
+            needs=kind.needs,
         )
         return ShardData(train, val, *self.task.views(shape.resolution), settings)
 

@@ -6,17 +6,18 @@ and torch are imported by the functions, so that importing this file costs nothi
 
 import sys
 import threading
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import subprocess
+    from multiprocessing.process import BaseProcess
 
     from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
     from lightning.pytorch import Trainer
     from lightning.pytorch.loops.fit_loop import _FitLoop
     from lightning.pytorch.loops.progress import _ProcessedTracker, _Progress
     from lightning.pytorch.strategies import DeepSpeedStrategy
+    from torch.utils.data import DataLoader
 
 
 def cluster_environment(trainer: "Trainer") -> "ClusterEnvironment":
@@ -73,11 +74,18 @@ def begin_anew(loop: "_FitLoop") -> None:
     _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]
 
 
-def forget_workers(batches: Iterator[Any] | None) -> None:
-    """Take the workers of a `DataLoader`'s iterator off torch's watch, whose signal handler raises anew at every
+def loader_workers(loader: "DataLoader[Any]") -> "list[BaseProcess]":
+    """The processes of a loader with persistent workers, by their number; none before it has started them (torch
+    2.15)."""
+    return getattr(loader._iterator, "_workers", [])
+
+
+def forget_workers(loader: "DataLoader[Any]") -> None:
+    """Take the workers of a loader with persistent ones off torch's watch, whose signal handler raises anew at every
     further child that ends (torch 2.15)."""
     from torch._C import _remove_worker_pids
 
+    batches = loader._iterator
     if batches is not None and getattr(batches, "_worker_pids_set", False):
         batches._worker_pids_set = False  # type: ignore[attr-defined]
         _remove_worker_pids(id(batches))

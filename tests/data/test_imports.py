@@ -6,13 +6,6 @@ import sys
 
 import pytest
 
-import data
-
-
-def test_data_is_ours():
-    assert data.__file__ is not None
-    assert "src/data" in data.__file__ or "site-packages/data" in data.__file__
-
 
 def test_the_writer_and_the_codecs_import_no_torch():
     code = "import data.write.__main__, data.codecs.decode, sys; assert 'torch' not in sys.modules"

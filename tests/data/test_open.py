@@ -122,3 +122,10 @@ def test_streaming_and_mixing_are_for_pretraining(shard_dir):
         dataclasses.replace(config, streaming_samples=9)
     with pytest.raises(ValueError, match="no effect with streaming_samples"):
         DataConfig(path="x", **COMMON, streaming_samples=9)
+
+
+@pytest.mark.parametrize(("needs", "read"), [("nothing", False), ("label", False), ("boxes", True)])
+def test_a_target_that_nothing_needs_is_not_read(needs, read):
+    config = DataConfig(path="x", **COMMON)
+    asked = loader_settings(config, SIZE, seed=3, global_batch=4, batch_size=2, needs=needs)
+    assert asked.targets is read

@@ -6,7 +6,6 @@ import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 from unittest.mock import create_autospec
 
 import lightning.pytorch as pl
@@ -124,25 +123,27 @@ def test_forget_workers_leaves_torchs_handler_nothing_to_raise():
     from torch._C import _error_if_any_worker_fails
 
     def watched():
-        batches: Any = iter(DataLoader(TensorDataset(torch.zeros(4, 1)), num_workers=1))
-        next(batches)
-        (worker,) = batches._workers
-        return batches, worker
+        loader = DataLoader(TensorDataset(torch.zeros(4, 1)), num_workers=1, persistent_workers=True)
+        assert private.loader_workers(loader) == []
+        private.forget_workers(loader)  # nothing to forget yet
+        next(iter(loader))
+        (worker,) = private.loader_workers(loader)
+        assert worker.is_alive()
+        return loader, worker
 
     def end(worker):
         worker.kill()
         os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is still there to be asked about
         _error_if_any_worker_fails()
 
-    batches, worker = watched()
-    private.forget_workers(batches)
+    loader, worker = watched()
+    private.forget_workers(loader)
     end(worker)
-    private.forget_workers(batches)  # nothing is left to forget
-    private.forget_workers(None)
-    batches, worker = watched()  # and without it, it does
+    private.forget_workers(loader)  # nothing is left to forget
+    loader, worker = watched()  # and without it, it does
     with pytest.raises(RuntimeError, match="killed by signal"):
         end(worker)
-    private.forget_workers(batches)
+    private.forget_workers(loader)
 
 
 def test_deepspeed_is_configured_and_started_by_lightning():

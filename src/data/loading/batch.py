@@ -58,3 +58,5 @@ class LoaderSettings:
     decoder: Decoder = "turbo"
     max_pixels: int = MAX_PIXELS
     """Of an image that is decoded."""
+    targets: bool = True
+    """Whether what lies beside the images is read and joins the batch."""

@@ -64,6 +64,7 @@ class BatchDataset(Dataset[Batch]):
         self.shards, self.indices, self.view, self.settings, self.purpose = shards, indices, view, settings, purpose
         self._shape = (*settings.resolution, shards.channels)
         self._dtype = torch.uint8 if shards.bits == 8 else torch.uint16
+        self.kind = shards.target if settings.targets else None
         self._named: set[int] = set()
         self.watch(0)
 
@@ -107,7 +108,7 @@ class BatchDataset(Dataset[Batch]):
             "label": torch.tensor(label),
             "valid": valid & ~substituted if self.purpose == "eval" else valid,
         }
-        if self.shards.target is not None:
+        if self.kind is not None:
             batch["target"] = _together(target)
         return batch
 
@@ -145,17 +146,17 @@ class BatchDataset(Dataset[Batch]):
             max_pixels=self.settings.max_pixels,
             decoder=self.settings.decoder,
         )
-        if shards.target is None:
+        if self.kind is None:
             return pixels, None
-        target = decode_target(shards.target, record.target, len(shards.classes))
-        masks = target.masks if isinstance(target, Boxes) else target if shards.target == "mask" else None
+        target = decode_target(self.kind, record.target, len(shards.classes))
+        masks = target.masks if isinstance(target, Boxes) else target if self.kind == "mask" else None
         if masks is not None and masks.shape[-2:] != pixels.shape[:2]:
             raise DecodeError(f"a mask of {masks.shape[-2:]} for an image of {pixels.shape[:2]}")
         return pixels, target
 
     def _nothing(self) -> Target | None:
         """The target of a black image."""
-        match self.shards.target:
+        match self.kind:
             case None:
                 return None
             case "labels":

@@ -62,7 +62,7 @@ class BatchLoader(ReadyLoader):
             # torch would raise a worker's death in the middle of whatever the main thread does, also an optimizer step;
             # without its watch the next missing batch tells, within seconds, and here. That needs timeout=0: with a
             # timeout torch looks after the workers only when it is over.
-            private.forget_workers(self._iterator)
+            private.forget_workers(self)
         while True:
             try:
                 batch = next(batches)
@@ -89,12 +89,12 @@ class BatchLoader(ReadyLoader):
         signs = ("exited unexpectedly", "killed by signal")
         if isinstance(error, RuntimeError) and not any(sign in text for sign in signs):
             return error
-        workers = getattr(self._iterator, "_workers", [])
+        workers = private.loader_workers(self)
         for _ in range(3):  # torch's signal handler may raise its own notice of the death in here
             with suppress(RuntimeError):
                 for worker in workers:
                     worker.join(0.2)
-                private.forget_workers(self._iterator)
+                private.forget_workers(self)
         dead = [n for n, worker in enumerate(workers) if worker.exitcode]
         if not dead and not isinstance(error, RuntimeError):  # all live, and cannot hand over what they have read
             return DataError(str(limit_of(OSError(errno.EMFILE, text))))

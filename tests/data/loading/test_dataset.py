@@ -52,6 +52,16 @@ def test_a_set_without_targets_gives_batches_without(shards):
     assert "target" not in read(shards, 0, 1)
 
 
+def test_targets_that_nothing_needs_are_not_read(shards):
+    targets = WithTargets(shards, "boxes", tuple("abcd"), lambda _: b"damage")
+    settings = LoaderSettings(**SMALL, targets=False)
+    batch = BatchDataset(targets, np.arange(len(shards)), RandomCrop((16, 16)), settings, "train").__getitems__(
+        places(0)
+    )
+    assert "target" not in batch
+    assert not batch["substituted"].any()
+
+
 def test_labels_and_values_are_one_tensor_that_no_crop_changes(shards):
     batch = read(
         WithTargets(shards, "labels", ("a", "b", "c"), labels_of),
