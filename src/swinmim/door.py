@@ -1,5 +1,6 @@
 """The one door between the command line and the code: checks everything first, reports every problem at once."""
 
+import importlib
 import logging
 import os
 import shutil
@@ -94,6 +95,11 @@ def open_door(name: str, schema_type: type[T], run: Callable[[T, Path], object])
     sys.argv[1:] = [*rest, *overrides, *([] if is_main() else _QUIET)]
     with lock:
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)(task)()
+
+
+def lazily(module: str) -> Callable[[Any, Path], object]:
+    """`run` of a module that is imported when it is called, so that settings are checked without torch."""
+    return lambda config, output_dir: importlib.import_module(module).run(config, output_dir)
 
 
 NO_SWEEP = (

@@ -1,4 +1,4 @@
-"""Mistakes that are answered at the door, before torch is imported: words, exit code 2, no trace, nothing left behind."""
+"""Mistakes that are answered at the door, before torch is imported: words, exit code 2, no trace, nothing left."""
 
 import os
 import shlex

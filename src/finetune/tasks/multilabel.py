@@ -33,7 +33,7 @@ class MultilabelConfig(PooledConfig):
     """What an image with a label weighs against one without, label by label. auto: as the training set has images
     without over images with it, from 1/100 to 100, which takes one look at all its labels."""
     threshold: float
-    """Probability from which a label counts as given, for F1 and predictions."""
+    """Probability above which a label counts as given, for F1 and predictions."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,7 +115,7 @@ class Multilabel(PooledTask[MultilabelConfig]):
             metrics["loss"].update(F.binary_cross_entropy_with_logits(logits, target), weight=len(target))
 
     def predict(self, output: Tensor) -> Rows:
-        """The `labels` from the threshold on, and the `probabilities` of all, in their order."""
+        """The `labels` above the threshold, and the `probabilities` of all, in their order."""
         probability = output.float().sigmoid()
         given = (probability > self.settings.threshold).tolist()
         return [
