@@ -105,7 +105,8 @@ def check_the_rest(start, folder: Path, options: tuple[str, ...], caplog, read_l
     with caplog.at_level("INFO"):
         again = start(part, *options, "compile=true", "resume=auto")
     assert said(caplog.text) == graphs
-    assert again == metrics
+    last = [{name: m[name] for name in m if not name.startswith("best/")} for m in (again, metrics)]
+    assert last[0] == last[1]  # the best is one of the checkpoints that lie there
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(part)[name]), name
     assert json.loads((whole / "metrics.json").read_text()) == metrics
