@@ -1,4 +1,4 @@
-"""Mistakes that are answered at the door, before torch is imported: words, exit code 2, no trace, nothing left behind."""
+"""Mistakes that are answered at the door, before torch is imported: words, exit code 2, no trace, nothing left."""
 
 import os
 import shlex
@@ -35,7 +35,7 @@ MISTAKES = {
     "pretrain batchsize=3": "Did you mean 'batch_size'?",
     "pretrain max_epochs=3": "Did you mean 'trainer.max_epochs'?",
     "pretrain optim.bas_lr=1": "Did you mean 'optim.base_lr'?",
-    "pretrain optim.lr=1e-3": "unknown key 'optim.lr'. Legal keys of optim: base_lr",
+    "pretrain optim.lr=1e-3": "unknown key 'optim.lr'. Did you mean 'optim.base_lr'?",
     "pretrain logger.wandb.project=x": "unknown key 'logger.wandb.project'",
     "pretrain +nope=1": "unknown key 'nope': '+' cannot add keys",
     "pretrain +data.mix=[]": "data.mix is there already. Write it without '+'",
