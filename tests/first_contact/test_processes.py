@@ -1,0 +1,114 @@
+"""Real processes: how long an answer takes and what is imported for it, Ctrl-C while importing, garbage for scripts."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import ROOT, call
+
+pytestmark = pytest.mark.slow
+HEAVY = {"torch", "torchvision", "lightning", "timm", "torchmetrics", "wandb", "deepspeed", "transformers", "PIL"}
+
+
+def cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+@pytest.mark.parametrize(
+    "line", [["pretrain", "optim.bas_lr=1"], ["finetune", "ckpt=x"], ["pretrain", "data.path=x", "seed=1,2"]]
+)
+def test_an_answer_takes_less_than_two_seconds(tmp_path, line):
+    """Of the processor's time, since other tests run beside this one."""
+    before = cpu_seconds()
+    done = call([sys.executable, "-m", *line], tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert cpu_seconds() - before < 2
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["optim.bas_lr=1"], ["--cfg", "job"]])
+@pytest.mark.parametrize("command", ["pretrain", "finetune"])
+def test_help_and_answers_import_no_torch(tmp_path, command, arguments):
+    code = (
+        "import atexit, runpy, sys\n"
+        "atexit.register(lambda: print('imported:', *sys.modules, file=sys.stderr))\n"
+        f"sys.argv = {[command, *arguments]!r}\n"
+        f"runpy.run_module({command!r}, run_name='__main__')"
+    )
+    done = call([sys.executable, "-c", code], tmp_path)
+    imported = set(done.stderr.partition("imported:")[2].split())
+    assert "hydra" in imported
+    assert HEAVY.isdisjoint(imported)
+
+
+def interrupted(run: str, moment: str, arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """What runpy runs, with these arguments, and SIGINT when it begins to import a library."""
+    code = (
+        "import builtins, os, runpy, signal, sys\n"
+        "load = builtins.__import__\n"
+        "def watched(name, *rest, **more):\n"
+        f"    if name.partition('.')[0] == {moment!r}:\n"
+        "        builtins.__import__ = load\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return load(name, *rest, **more)\n"
+        "builtins.__import__ = watched\n"
+        "sys.argv = ['', *sys.argv[1:]]\n"
+        f"runpy.{run}"
+    )
+    return call([sys.executable, "-c", code, *arguments], cwd)
+
+
+@pytest.mark.parametrize("command", ["pretrain", "finetune"])
+@pytest.mark.parametrize("moment", ["hydra", "torch", "lightning"])
+def test_ctrl_c_while_importing_is_one_line(tmp_path, command, moment):
+    given = ["data.path=builtin:digits", "output_dir=run"] + ["ckpt=x"] * (command == "finetune")
+    done = interrupted(f"run_module({command!r}, run_name='__main__')", moment, given, tmp_path)
+    assert done.returncode == 130
+    assert done.stderr == f"{command}: interrupted\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", ["convert_weights", "convert_zero", "export", "replay"])
+def test_ctrl_c_at_a_script_is_one_line(tmp_path, script):
+    path = str(ROOT / "scripts" / f"{script}.py")
+    given = ["x"] if script == "replay" else ["x", "y"]
+    done = interrupted(f"run_path({path!r}, run_name='__main__')", "torch", given, tmp_path)
+    assert done.stderr == f"{script}: interrupted\n"
+    assert done.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["convert_weights.py", "nope.pth", "out"], 4, "nope.pth"),
+        (["convert_weights.py", "empty.pth", "out"], 4, "empty.pth cannot be read"),
+        (["convert_weights.py", "garbage.pth", "out"], 4, "garbage.pth cannot be read"),
+        (["convert_weights.py", "garbage.safetensors", "out"], 4, "garbage.safetensors cannot be read"),
+        (["convert_weights.py", "folder", "out"], 4, "folder"),
+        (["convert_weights.py", "garbage.pth", "out", "--to-huggingface"], 4, "garbage.pth cannot be read"),
+        (["convert_weights.py", "garbage.pth"], 2, "the following arguments are required: destination"),
+        (["export.py", "nope", "out"], 4, "nope does not exist"),
+        (["export.py", "folder", "out"], 4, "folder is not an encoder folder"),
+        (["replay.py", "nope"], 3, "nope is no replay bundle"),
+        (["replay.py", "folder", "--device", "gpu"], 2, "invalid choice: 'gpu'"),
+        (["convert_zero.py", "nope", "out"], 4, "nope"),
+        (["convert_zero.py", "nope"], 2, "give either a folder to write or --universal"),
+        (["make_shards.py", "nope", "out"], 3, "A source of images must exist, got nope"),
+        (["make_shards.py", "folder", "out"], 3, "No images found in folder"),
+        (["make_shards.py", "verify", "folder"], 3, "folder"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_scripts_answer_garbage(tmp_path, arguments, code, words):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.pth").touch()
+    for name in ("garbage.pth", "garbage.safetensors"):
+        (tmp_path / name).write_bytes(b"\xff" * 100)
+    done = call([sys.executable, ROOT / "scripts" / arguments[0], *arguments[1:]], tmp_path)
+    assert "Traceback" not in done.stderr
+    assert words in done.stderr
+    assert done.returncode == code
+    assert not (tmp_path / "out").exists()
