@@ -179,7 +179,7 @@ def answer(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv(door.STARTED, "2026-01-01_00-00-00")
     umask = os.umask(0o022)
 
-    def knock(line: str) -> tuple[int, str]:
+    def knock(line: str) -> tuple[str | int | None, str]:
         command, *arguments = shlex.split(line)
         monkeypatch.setattr(sys, "argv", [command, *arguments])
         with pytest.raises(SystemExit) as ended:
