@@ -366,7 +366,7 @@ def test_bands_that_ckpt_does_not_take_are_refused(tmp_path, run_pretrain):
     encoder = swinmim.create_encoder("swinv2_demo", resolution=32, embed_dim=32, head_dim=16, in_chans=1)
     folder = swinmim.save_encoder(encoder, tmp_path / "grey")
     with pytest.raises(ConfigError, match=r"has 3 channels and ckpt=.*grey takes 1\. Write the set with --channels 1"):
-        run_pretrain(tmp_path / "run", f"ckpt={folder}")
+        run_pretrain(tmp_path / "run", f"ckpt={folder}", f"data.path={GOLDEN.parent / 'shards_v1'}")
 
 
 def test_wandb_runs_offline_and_keeps_its_id(tmp_path, run_pretrain, monkeypatch, caplog):
