@@ -185,7 +185,7 @@ def answer(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit) as ended:
             door.open_door(command, SCHEMAS[command], lambda config, folder: pytest.fail("the run was started"))
         printed = capsys.readouterr()
-        return ended.value.code, printed.out + printed.err
+        return int(ended.value.code), printed.out + printed.err
 
     yield knock
     os.umask(umask)

@@ -39,7 +39,7 @@ MISTAKES = {
     "pretrain data.path=nope": (3, "A source of images must exist, got nope"),
     "pretrain data.path=file": (3, "data.path is a folder of images, a list"),
     "pretrain data.path=empty": (3, "No images found in empty"),
-    "pretrain data.path=list.csv": (3, "no file of"),
+    "pretrain data.path=list.csv": (3, "None of the 1 files that list.csv lists exists"),
     "pretrain data.path=builtin:mnist": (3, "The built-in sets are: builtin:digits"),
     "pretrain data.path=http://127.0.0.1:9/set": (3, "Add data.allow_insecure=true"),
     "pretrain data.cache_dir=file": (3, "file cannot be written (File exists)"),

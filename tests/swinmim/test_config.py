@@ -14,7 +14,7 @@ from pretrain.config import PretrainConfig
 from pretrain.run import build_model
 from swinmim import door
 from swinmim.composition import check
-from swinmim.config import CONF_DIR, config_errors, load, schema
+from swinmim.config import CONF_DIR, ModelConfig, config_errors, load, schema
 from swinmim.errors import ConfigError, UserError
 from swinmim.memory import GIB, training_bytes
 from swinmim.models.architecture import get_architecture
@@ -71,6 +71,17 @@ def test_toy_keeps_the_depths_of_g():
     assert model.encoder.architecture.depths == (2, 2, 42, 4)
     assert model.encoder.architecture.extra_norms == 7
     assert num_parameters(model) < 5e6
+
+
+@pytest.mark.parametrize("name", FINETUNE)
+def test_toy_works_for_fine_tuning_recipes(name):
+    config = check("finetune", FinetuneConfig, [f"experiment={name}", "debug=toy"])
+    assert (config.ckpt, config.data.path, config.trainer.max_steps) == (None, "builtin:digits", 8)
+    assert config.model == ModelConfig(name="swinv2_t", embed_dim=16, head_dim=8)
+    chosen = check("finetune", FinetuneConfig, [f"experiment={name}", "debug=toy", "model=swinv2_b"])
+    assert chosen.model == ModelConfig(name="swinv2_b", embed_dim=16, head_dim=8)
+    with torch.device("meta"):
+        assert build_encoder(chosen).architecture.depths == (2, 2, 18, 2)
 
 
 def test_all_problems_come_at_once_with_the_nearest_name():

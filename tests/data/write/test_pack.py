@@ -33,6 +33,35 @@ def test_a_folder_is_packed_once(tmp_path, capsys):
     assert not list((tmp_path / "cache").glob("*partial*"))
 
 
+@pytest.mark.parametrize(("labels", "target"), [("label", None), ("labels", "labels")])
+def test_a_list_is_packed_once(tmp_path, labels, target):
+    make_folder(tmp_path / "in", 6)
+    names = [f"in/cat/{number:04}.jpg" for number in (0, 2)]
+    path = tmp_path / "list.csv"
+    path.write_text(f"path,{labels}\n{names[0]},one\n{names[1]},two\n")
+    first = pack(path, tmp_path / "cache", FAST)
+    shards = ShardSet.open(first)
+    assert len(shards) == 2
+    assert shards.target == target
+    assert shards.classes == ("one", "two")
+    assert pack(path, tmp_path / "cache", FAST) == first
+    path.write_text(f"path,{labels}\n{names[0]},one\n{names[1]},{'one' if target is None else 'one|two'}\n")
+    assert pack(path, tmp_path / "cache", FAST) != first
+
+
+def test_other_files_are_told_how_they_become_sets(tmp_path):
+    (tmp_path / "a.tar").touch()
+    with pytest.raises(DataError, match=r"got the file .*a\.tar\. Tars are written first: python -m data\.write"):
+        pack(tmp_path / "a.tar", tmp_path / "cache", FAST)
+
+
+@pytest.mark.parametrize("cache", ["file", "file/below"])
+def test_a_cache_that_cannot_be_written_is_said(tmp_path, cache):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"packed into data\.cache_dir, but .*file.* cannot be written"):
+        pack(make_folder(tmp_path / "in", 6), tmp_path / cache, FAST)
+
+
 def test_a_failed_pack_leaves_nothing_to_reuse(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").touch()

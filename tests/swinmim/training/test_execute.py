@@ -155,3 +155,12 @@ def test_a_world_that_cannot_be_is_refused_before_anything_is_built(parts, tmp_p
     with pytest.raises(ConfigError, match="Add strategy=ddp"):
         start(parts, tmp_path, "trainer.devices=2")
     assert parts.events == ["check_world"]
+
+
+@pytest.mark.parametrize(("windows", "told"), [([(24, 24), (7, 7)], ""), ([(12, 12), (48, 48)], "48x48 tokens: each")])
+def test_a_wide_window_says_what_it_costs(caplog, windows, told):
+    module_under_test.warn_of_windows(windows)
+    assert told in caplog.text
+    assert bool(told) == bool(caplog.records)
+    if told:
+        assert "4.0 times the time and memory of a 24x24 window (20 MiB a head and window" in caplog.text
