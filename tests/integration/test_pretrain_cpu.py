@@ -362,11 +362,15 @@ def test_published_weights_are_continued_as_they_are(tmp_path, run_pretrain, cap
     assert metrics[1]["val/recon_loss"] == pytest.approx(metrics[0]["val/recon_loss"], rel=1e-5)
 
 
-def test_bands_that_ckpt_does_not_take_are_refused(tmp_path, run_pretrain):
+def test_bands_that_ckpt_does_not_take_are_refused(tmp_path, run_pretrain, images):
+    """Of a set that is written; folders are packed with those of ckpt."""
+    assert write(["make", str(images), str(tmp_path / "set"), "--workers", "1"]) == 0
     encoder = swinmim.create_encoder("swinv2_demo", resolution=32, embed_dim=32, head_dim=16, in_chans=1)
     folder = swinmim.save_encoder(encoder, tmp_path / "grey")
     with pytest.raises(ConfigError, match=r"has 3 channels and ckpt=.*grey takes 1\. Write the set with --channels 1"):
-        run_pretrain(tmp_path / "run", f"ckpt={folder}", f"data.path={GOLDEN.parent / 'shards_v1'}")
+        run_pretrain(tmp_path / "run", f"ckpt={folder}", f"data.path={tmp_path / 'set'}")
+    run_pretrain(tmp_path / "grey_run", f"ckpt={folder}", "trainer.max_steps=3")
+    assert swinmim.load_encoder(tmp_path / "grey_run").in_chans == 1
 
 
 def test_wandb_runs_offline_and_keeps_its_id(tmp_path, run_pretrain, monkeypatch, caplog):
