@@ -285,7 +285,7 @@ def test_corrupt_images_are_counted_and_the_run_goes_on(tmp_path, run_pretrain, 
         (("ckpt=/nowhere",), CheckpointError, "/nowhere"),
         (("trainer.devices=2",), ConfigError, r"Add strategy=ddp"),
         (("schedule.warmup_epochs=5",), ConfigError, "warm-up .* must be shorter than the run"),
-        (("model.in_chans=4",), ConfigError, r"Add model\.in_chans=3"),
+        (("model.in_chans=4",), DataError, r"have 1 or 3 channels, the set wants 4: .*model\.in_chans"),
         (("mim.mask_unit=6",), ConfigError, "mask_unit must be a multiple of the patch size"),
     ],
 )
