@@ -9,6 +9,7 @@ import threading
 from multiprocessing.context import BaseContext, SpawnContext, SpawnProcess
 
 from swinmim.errors import DataError, limit_of
+from swinmim.outside import make_logs_printable
 
 _SIGNALS = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
 
@@ -37,6 +38,7 @@ def heed_only_the_parent(worker: int) -> None:
     steps until then; torch's own handler would end a loader at once, and with it the run.
     """
     del worker
+    make_logs_printable()
     waits = hasattr(signal, "sigwaitinfo")  # not on macOS
     if waits:
         signal.signal(signal.SIGPROF, signal.SIG_DFL)

@@ -22,6 +22,7 @@ from swinmim.composition import check
 from swinmim.config import CONF_DIR, SEPARATOR, load
 from swinmim.distributed import agree, is_main, launch, local_rank, rank, world_size
 from swinmim.errors import ConfigError, DataError, UserError, limit_of
+from swinmim.outside import make_logs_printable
 from swinmim.paths import literal_paths
 from swinmim.security import close_environment, split_arguments, tighten_umask
 from swinmim.training import run_lock
@@ -51,6 +52,7 @@ def open_door(name: str, schema_type: type[T], run: Callable[[T, Path], object])
     for message in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a fault of the program keeps its whole stack trace
+    make_logs_printable()
     tighten_umask()
     close_environment()
     sys.argv[1:] = literal_paths(sys.argv[1:])
@@ -88,6 +90,7 @@ def open_door(name: str, schema_type: type[T], run: Callable[[T, Path], object])
         except (OSError, RuntimeError) as error:
             if (told := limit_of(error)) is None:
                 raise
+            leave_nothing(made)
             _stop(name, DataError(told))
 
     # flags first: argparse takes no flag between overrides

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from swinmim.outside import printable
+
 RANK_LOST = 69
 """Exit code (EX_UNAVAILABLE) of a process that ends because another one of the run is gone or stands still."""
 
@@ -36,6 +38,9 @@ class UserError(Exception):
     exit_code = 1
     label = "error"
     """Word before the message."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())  # names of files, labels and keys are other people's
 
 
 class ConfigError(UserError):

@@ -4,6 +4,7 @@ terminal obeys no part of.
 
 import errno
 import json
+import logging
 import os
 import re
 import reprlib
@@ -19,8 +20,8 @@ T = TypeVar("T")
 LARGEST = 64_000_000
 """Bytes of a JSON file, where its reader names no other limit."""
 
-# C0 but tab and line feed, DEL, C1, and what turns the direction of writing or breaks a line
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+# C0 but tab and line feed, DEL, C1, what turns the direction of writing or breaks a line, and what is no text at all
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 60
 
@@ -105,6 +106,21 @@ def brief(value: Any) -> str:
 def printable(text: str) -> str:
     """Text with its control characters, but tabs and line feeds, written as escapes."""
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(name: str) -> str:
+    """A name of others in a message; one with a line feed must not pretend to be two lines of it."""
+    return printable(name).replace("\n", "\\n")
+
+
+class _Record(logging.LogRecord):
+    def getMessage(self) -> str:
+        return printable(super().getMessage())
+
+
+def make_logs_printable() -> None:
+    """Whatever this process logs from now on, terminals obey no part of it."""
+    logging.setLogRecordFactory(_Record)
 
 
 def open_own(path: Path) -> int:

@@ -19,6 +19,7 @@ from data.loading.sampler import Place
 from data.loading.views import Seen, View
 from data.order.hashing import Ints, key, sample_seeds, words
 from data.shards.set import Record, SampleSet
+from swinmim.outside import one_line
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +190,7 @@ class _Loaded(NamedTuple):
 
 
 def _name(record: Record) -> str:
-    return f"{record.shard}: {record.key}.{record.suffix}"
+    return one_line(f"{record.shard}: {record.key}.{record.suffix}")
 
 
 def _together(targets: list[Any]) -> Tensor | list[Any]:

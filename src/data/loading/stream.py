@@ -19,6 +19,7 @@ from data.order.hashing import key, sample_seeds, words
 from data.shards.streamed import StreamSet
 from data.shards.tar_stream import BadShard, ForeignTars, Sample
 from swinmim.errors import DataError
+from swinmim.outside import one_line
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class StreamDataset(IterableDataset[tuple[Batch, Tensor]]):
                     decoder=self.settings.decoder,
                 )
             except DecodeError as error:
-                log.warning("cannot decode %s: %s; the next image takes its place", sample.name, error)
+                log.warning("cannot decode %s: %s; the next image takes its place", one_line(sample.name), error)
                 self._met[1] += 1
             else:
                 return self.view(pixels, None, seed)[0], sample.label, damaged > 0

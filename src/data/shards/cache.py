@@ -129,8 +129,8 @@ class ShardCache:
     @contextmanager
     def _lock(self, name: str, wait: bool = True) -> Iterator[bool]:
         """Hold a lock; False when another has it and `wait` is off. The file stays: another may be waiting for it."""
-        lock = shared_lock(self.folder / f"{name}.lock")
         with on_disk(self.folder), suppress(Timeout):
+            lock = shared_lock(self.folder / name)
             lock.acquire(blocking=wait)
         try:
             yield lock.is_locked
@@ -216,7 +216,7 @@ def open_remote(
     path = Path(cache_dir) / f"set-{hashlib.sha256(remote.url.encode() + b' ' + text).hexdigest()[:32]}"
     with on_disk(path):
         path.mkdir(exist_ok=True)
-        with shared_lock(path / "lock"):
+        with shared_lock(path):
             write_file(path / MANIFEST, text)
             try:
                 manifest = read_manifest(path)[1]

@@ -2,7 +2,6 @@
 
 import json
 import re
-import reprlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, field
@@ -16,6 +15,7 @@ from data.codecs.bands import FULL_RANGE, Bits
 from data.codecs.targets import MEMBERS, TargetKind
 from data.shards.archive import write_file
 from swinmim.errors import DataError
+from swinmim.outside import Unreadable, brief, read_regular
 
 MANIFEST = "manifest.json"
 VERSION, TARGET_VERSION = 1, 2  # of a set without targets, and of one with a target beside each image
@@ -114,15 +114,14 @@ def read_manifest(path: Path) -> tuple[bytes, Manifest]:
     """
     file = path / MANIFEST
     try:
-        with file.open("rb") as opened:
-            text = opened.read(LARGEST + 1)
+        text = read_regular(file, LARGEST)
     except OSError as error:
         raise DataError(
             f"A shard set is a directory with {MANIFEST}, got {path} ({error.strerror})."
             " Write one with: python -m data.write SOURCE DESTINATION"
         ) from error
-    if len(text) > LARGEST:
-        raise DataError(f"{file} is not a shard manifest (more than {LARGEST:,} bytes). Write the shards again.")
+    except Unreadable as error:
+        raise DataError(f"{file} is not a shard manifest (it {error}). Write the shards again.") from error
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -131,8 +130,7 @@ def read_manifest(path: Path) -> tuple[bytes, Manifest]:
         raise DataError(f"{file} is not a shard manifest (no version). Write the shards again.")
     if fields["version"] not in (VERSION, TARGET_VERSION):
         raise DataError(
-            f"{file} has version {_shown(fields['version'])}, this program reads version {VERSION} and"
-            f" {TARGET_VERSION}."
+            f"{file} has version {brief(fields['version'])}, this program reads version {VERSION} and {TARGET_VERSION}."
         )
     found = _across(fields)
     try:
@@ -152,11 +150,11 @@ def _told(error: ValidationError, fields: dict[str, Any]) -> list[str]:
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         match problem["loc"]:
             case ("shards", int() as number):
-                text = f"shards[{number}] must hold {', '.join(of_shard)}, got {_shown(fields['shards'][number])}"
+                text = f"shards[{number}] must hold {', '.join(of_shard)}, got {brief(fields['shards'][number])}"
             case ("shards", int() as number, name) if name in of_shard:
                 text = _broken(f"shards[{number}].", str(name), of_shard, fields["shards"][number])
             case ("shards", int() as number, name):
-                text = f"shards[{number}] holds {_shown(name)}, which this program does not know"
+                text = f"shards[{number}] holds {brief(name)}, which this program does not know"
             case (name, *_):
                 text = _broken("", str(name), rules, fields)
         found.setdefault(problem["loc"][: 3 if problem["loc"][0] == "shards" else 1], text)
@@ -164,36 +162,26 @@ def _told(error: ValidationError, fields: dict[str, Any]) -> list[str]:
 
 
 def _broken(where: str, name: str, rules: dict[str, Any], fields: dict[str, Any]) -> str:
-    got = f"got {_shown(fields[name])}" if name in fields else "is missing"
+    got = f"got {brief(fields[name])}" if name in fields else "is missing"
     return f"{where}{name} must be {rules[name]['description']}, {got}"
 
 
 def _across(fields: dict[str, Any]) -> list[str]:
     """What does not fit together, said beside the fields that break a rule of their own."""
     found = [
-        f"{name} must have one number per channel, got {len(of)} for {_shown(fields.get('channels'))}"
+        f"{name} must have one number per channel, got {len(of)} for {brief(fields.get('channels'))}"
         for name in ("mean", "std")
         if isinstance(of := fields.get(name), list) and len(of) != fields.get("channels")
     ]
     if (fields["version"] == TARGET_VERSION) != (fields.get("target") is not None):
-        found.append(f"target belongs to version {TARGET_VERSION}, got {_shown(fields.get('target'))}")
+        found.append(f"target belongs to version {TARGET_VERSION}, got {brief(fields.get('target'))}")
     lines = fields.get("shards")
     names = Counter(
         line["name"]
         for line in (lines if isinstance(lines, list) else ())
         if isinstance(line, dict) and isinstance(line.get("name"), str)
     )
-    return found + [f"shards name {_shown(name)} {count} times" for name, count in names.items() if count > 1]
-
-
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = _short.maxlong = 60
-
-
-def _shown(value: object) -> str:
-    """A value of any size and depth in a few characters that a terminal obeys no part of."""
-    text = _short.repr(value).encode("ascii", "backslashreplace").decode()
-    return text if len(text) <= 60 else text[:57] + "..."
+    return found + [f"shards name {brief(name)} {count} times" for name, count in names.items() if count > 1]
 
 
 def listed(found: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """Files on https, s3, gs and hf, opened with fsspec: which URLs may be read, what a try may meet, when to try again."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -9,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 from swinmim.errors import DataError
@@ -129,12 +130,18 @@ class Failed(Exception):
 
     @classmethod
     def of(cls, error: Exception) -> "Failed":
+        if isinstance(error, FileNotFoundError) and type(error.__cause__).__module__.startswith("aiohttp"):
+            error = cast(Exception, error.__cause__)  # fsspec calls so whatever kept it from seeing a file
         # https, hf and gs keep the status in places of their own
         places = ((error, "status"), (getattr(error, "response", None), "status_code"), (error, "code"))
         status = next((getattr(at, name) for at, name in places if hasattr(at, name)), None)
         final = isinstance(error, FileNotFoundError | PermissionError) or type(error).__name__ == "NoCredentialsError"
         told = error.args[0] if error.args and isinstance(error.args[0], str) else error  # webdataset adds objects
-        return cls(f"{type(error).__name__}: {told}".strip(), final or status in (401, 403, 404))
+        if status is not None and hasattr(error, "message"):
+            told = error.message  # without the address, which may have a signature by now
+        kind = f"HTTP {status}" if isinstance(status, int) else type(error).__name__
+        refused = "connection refused, " if getattr(error, "errno", None) == errno.ECONNREFUSED else ""
+        return cls(f"{refused}{kind}: {told}".strip(), final or status in (401, 403, 404))
 
 
 def tries(

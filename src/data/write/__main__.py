@@ -5,7 +5,7 @@ import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from data.codecs.targets import MEMBERS
 from data.shards.local import ShardSet
@@ -18,9 +18,14 @@ from data.write.plan import WriteOptions, plan
 from data.write.survey import contact_sheet, describe, verify
 from data.write.writer import labels_in_words, progress_bar, write_shards
 from swinmim.errors import ConfigError, DataError, UserError
+from swinmim.outside import one_line, printable
 
 _SHOWN = 20
 _DEFAULTS: dict[str, Any] = {"max_bad_ratio": 0.01}
+
+
+def _say(text: str, file: TextIO | None = None) -> None:
+    print(printable(text), file=file)
 
 
 def _make(given: argparse.Namespace) -> int:
@@ -35,7 +40,7 @@ def _make(given: argparse.Namespace) -> int:
         return _say_plan(source, Path(given.dest), options)
     with progress_bar("writing") as progress:
         report = write_shards(source, given.dest, options, progress, verify=given.verify, setting="--max-bad-ratio ")
-    print(f"{report}\nwrote {report.shards} shard(s) to {given.dest}{report.left_out(Path(given.dest))}")
+    _say(f"{report}\nwrote {report.shards} shard(s) to {given.dest}{report.left_out(Path(given.dest))}")
     return 0
 
 
@@ -45,7 +50,7 @@ def _say_plan(source: Source, dest: Path, options: WriteOptions) -> int:
     shards = plan(source.items, options, same)
     sizes = [source.items[n].size for positions in shards for n in positions]
     size = f"{sum(sizes):,}" if any(sizes) else "an unknown number of"
-    print(
+    _say(
         f"would write {len(sizes):,} images ({size} bytes at the source, {labels_in_words(source)}) as {len(shards)}"
         f" shard(s); {len(source.skipped) + len(same)} other files would be skipped"
     )
@@ -55,41 +60,41 @@ def _say_plan(source: Source, dest: Path, options: WriteOptions) -> int:
 def _index(given: argparse.Namespace) -> int:
     classes = Path(given.classes).read_text().removesuffix("\n").split("\n") if given.classes else None
     report = index_tars(given.path, channels=given.channels, bits=given.bits, classes=classes, target=given.target)
-    print(f"indexed {report.samples:,} samples" + (f" with {report.target}" if report.target else ""))
+    _say(f"indexed {report.samples:,} samples" + (f" with {report.target}" if report.target else ""))
     for reason, count in report.ignored.items():
         if count:
-            print(f"left out {count:,} {reason}")
+            _say(f"left out {count:,} {reason}")
     for line in report.warnings[:_SHOWN]:
-        print(f"warning: {line}", file=sys.stderr)
+        _say(one_line(f"warning: {line}"), file=sys.stderr)
     return 0
 
 
 def _verify(given: argparse.Namespace) -> int:
     with progress_bar("verifying") as progress:
         problems = verify(given.path, images=given.images, progress=progress)
-    print("\n".join(problems) or f"{given.path} is whole")
+    _say("\n".join(map(one_line, problems)) or f"{given.path} is whole")
     return 3 if problems else 0
 
 
 def _info(given: argparse.Namespace) -> int:
     shards = ShardSet.open(given.path)
-    print(describe(shards))
+    _say(describe(shards))
     if given.sheet:
         sheet = contact_sheet(shards, bands=given.bands)
         try:
             sheet.save(given.sheet)
         except ValueError as error:
             raise ConfigError(f"The name of a sheet ends in .png or .jpg, got {given.sheet}.") from error
-        print(f"sheet     {given.sheet}")
+        _say(f"sheet     {given.sheet}")
     return 0
 
 
 def _leaks(given: argparse.Namespace) -> int:
     pairs = leaks(ShardSet.open(given.one), ShardSet.open(given.two), pictures=given.pictures)
     for one, two in pairs[:_SHOWN]:
-        print(f"{one} = {two}")
+        _say(one_line(f"{one} = {two}"))
     found = len({one for one, _ in pairs})
-    print(f"{found:,} images of {given.one} are in {given.two} too ({len(pairs):,} pairs)")
+    _say(f"{found:,} images of {given.one} are in {given.two} too ({len(pairs):,} pairs)")
     return 3 if pairs else 0
 
 
@@ -171,16 +176,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(parsed.run(parsed))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         where = f"{error.filename}: " if error.filename else ""
         fix = " The shards that are done are kept: make room and call again." if full else ""
-        print(f"error: {where}{error.strerror or error}.{fix}", file=sys.stderr)
+        _say(f"error: {where}{error.strerror or error}.{fix}", file=sys.stderr)
         return DataError.exit_code
     except KeyboardInterrupt:
-        print("interrupted; an unfinished set goes on when the same command is given again", file=sys.stderr)
+        _say("interrupted; an unfinished set goes on when the same command is given again", file=sys.stderr)
         return 130
 
 

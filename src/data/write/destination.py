@@ -13,6 +13,7 @@ from data.sources.folder import FolderSource
 from data.sources.source import Source, is_hidden
 from data.write.plan import WriteOptions, plan_hash
 from swinmim.errors import DataError
+from swinmim.outside import Unreadable, open_own, read_json
 
 PLAN = "plan.json"  # there, and locked, while the set is being written
 
@@ -44,14 +45,15 @@ def _check_held(dest: Path, whole: dict[str, Any]) -> None:
     if not held - {PLAN}:
         return
     try:
-        begun: dict[str, Any] = json.loads((dest / PLAN).read_bytes())
-    except (OSError, ValueError):
+        begun = read_json(dest / PLAN, dict[str, Any])
+    except (OSError, Unreadable):
         what = "already a shard set" if is_shard_set(dest) else "not an empty directory"
         raise DataError(
             f"Shards are written into a new directory, {dest} is {what}. Choose another or remove it."
         ) from None
     if begun != whole:
-        old, new = begun.get("options", {}), whole["options"]
+        old, new = begun.get("options"), whole["options"]
+        old = old if isinstance(old, dict) else {}
         changed = [f"{key} was {old.get(key)}, is {value}" for key, value in new.items() if old.get(key) != value]
         raise DataError(
             f"{dest} holds an unfinished set from another plan ({'; '.join(changed) or 'the source has changed'})."
@@ -69,7 +71,7 @@ def claimed(source: Source, dest: Path, options: WriteOptions) -> Iterator[None]
     whole = check_destination(source, dest, options)
     try:
         dest.mkdir(parents=True, exist_ok=True)
-        lock = (dest / PLAN).open("a+b")
+        lock = os.fdopen(open_own(dest / PLAN), "r+b")
     except OSError as error:
         raise DataError(
             f"Shards are written into a directory that can be made, got {dest} ({error.strerror}). Choose another."

@@ -10,7 +10,7 @@ from pathlib import Path
 from data.shards.archive import write_file
 from data.sources.source import is_lost
 from swinmim.errors import DataError
-from swinmim.outside import printable
+from swinmim.outside import one_line
 
 LeftOut = tuple[str, str]
 """A file, and why."""
@@ -34,8 +34,9 @@ def reasons(files: Iterable[LeftOut]) -> str:
         kinds.setdefault(re.sub(r"\d+", "#", reason), []).append((name, reason))
     lines = sorted(kinds.values(), key=len, reverse=True)
     shown = [f"{len(held):,} x {held[0][1]}: {held[0][0]}{', ...' if len(held) > 1 else ''}" for held in lines[:_SHOWN]]
-    safe = [printable(line).replace("\n", "\\n") for line in shown]  # names are other people's
-    return "\n  ".join(safe + [f"and {len(lines) - _SHOWN} other reasons"] * (len(lines) > _SHOWN))
+    return "\n  ".join(
+        [one_line(line) for line in shown] + [f"and {len(lines) - _SHOWN} other reasons"] * (len(lines) > _SHOWN)
+    )
 
 
 @dataclass(frozen=True)

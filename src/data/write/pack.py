@@ -16,6 +16,7 @@ from data.write.left_out import TooManyLeftOut
 from data.write.writer import WriteOptions, progress_bar, write_shards
 from swinmim.distributed import is_main
 from swinmim.errors import DataError, UserError
+from swinmim.outside import one_line, printable
 from swinmim.paths import shell_quoted
 
 _NAME_BYTES = 200  # of a folder's; leaves room for what stands behind it
@@ -23,7 +24,7 @@ _NAME_BYTES = 200  # of a folder's; leaves room for what stands behind it
 
 def _say(text: str) -> None:
     if is_main():
-        print(text, flush=True)
+        print(printable(text), flush=True)
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def packed(dest: Path, read: Callable[[], Source], options: WriteOptions, label:
         if is_shard_set(dest):
             _say(f"using the packed images in {dest}")
             return dest
-        with shared_lock(dest.with_name(dest.name + ".lock")):
+        with shared_lock(dest):
             if is_shard_set(dest):  # another process wrote it while this one waited
                 return dest
             partial = dest.with_name(f"{dest.name}.partial")  # the lock keeps others out; a killed packing goes on here
@@ -97,4 +98,4 @@ def pack(
             f" keep 16 bits: python -m data.write {shell_quoted(source.root)} SHARDS --channels {options.channels}"
             " --value-range LOW HIGH --bits 16, and data.path=SHARDS"
         )
-    return packed(dest, lambda: source, options, f"packing {source.root.name}")
+    return packed(dest, lambda: source, options, one_line(f"packing {source.root.name}"))

@@ -15,6 +15,7 @@ from data.shards.manifest import TARGET_VERSION, VERSION, Shard
 from data.shards.rows import index_bytes
 from data.sources.source import Source
 from data.write.workers import Outcome
+from swinmim.outside import read_json
 
 
 @dataclass
@@ -35,7 +36,7 @@ def _note(dest: Path, number: int) -> Path:
 def finished_part(dest: Path, number: int, verify: bool) -> Part | None:
     """The shard that an interrupted run finished; None when it has to be written. `verify` reads it through."""
     try:
-        fields: dict[str, Any] = json.loads(_note(dest, number).read_bytes())
+        fields = read_json(_note(dest, number), dict[str, Any])
         part = Part(**fields | {"shard": Shard(**fields["shard"]), "bad": [(n, r) for n, r in fields["bad"]]})
         file, index = dest / part.shard.name, dest / part.shard.index_name
         if file.stat().st_size != part.shard.bytes or file_sha256(index) != part.shard.index_sha256:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from swinmim.errors import ConfigError
-from swinmim.outside import Unreadable, open_own, printable, read_json
+from swinmim.outside import Unreadable, one_line, open_own, read_json
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Owner(NamedTuple):
     since: str
 
     def __str__(self) -> str:
-        return f"process {self.process} on {printable(self.host)}, since {printable(self.since)}"
+        return f"process {self.process} on {one_line(self.host)}, since {one_line(self.since)}"
 
 
 @contextmanager

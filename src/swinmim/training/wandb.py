@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import wandb
 from lightning.pytorch.loggers import WandbLogger
 from wandb.errors import Error as WandbError
 
+from swinmim.outside import brief, read_regular
 from swinmim.paths import shell_quoted
 from swinmim.training.settings import WandbConfig
 
@@ -22,7 +24,7 @@ def build_wandb(config: WandbConfig, output_dir: Path, settings: dict[str, Any])
     settings: the typed configuration, stored as the run's config.
     """
     id_file = output_dir / "wandb_run_id"
-    run_id = id_file.read_text().strip() if id_file.exists() else secrets.token_hex(4)
+    run_id = _run_id(id_file)
     arguments: dict[str, Any] = {
         "project": config.project,
         "entity": config.entity,
@@ -47,7 +49,10 @@ def build_wandb(config: WandbConfig, output_dir: Path, settings: dict[str, Any])
         log.warning("Weights & Biases cannot be used (%s), so this run is logged offline.", str(error).splitlines()[0])
         mode = "offline"
         run = wandb.init(mode=mode, settings=_settings(), **arguments)
-    id_file.write_text(run_id)
+    draft = id_file.with_name(f".{id_file.name}.partial")
+    draft.unlink(missing_ok=True)
+    draft.write_text(run_id)
+    draft.replace(id_file)
     run.define_metric("samples_seen")
     run.define_metric("*", step_metric="samples_seen")
     if mode == "offline":
@@ -55,6 +60,21 @@ def build_wandb(config: WandbConfig, output_dir: Path, settings: dict[str, Any])
             "Weights & Biases: logging offline; sync later with: wandb sync %s", shell_quoted(Path(run.dir).parent)
         )
     return WandbLogger(experiment=run, save_dir=str(output_dir))
+
+
+def _run_id(file: Path) -> str:
+    """That of the run which is continued; a new one where there is none, or what stands there is none."""
+    try:
+        found = read_regular(file, 100).decode().strip()
+        if re.fullmatch(r"[\w-]{1,64}", found, re.ASCII):
+            return found
+        why = f"holds {brief(found)}"
+    except FileNotFoundError:
+        return secrets.token_hex(4)
+    except (OSError, ValueError) as error:  # no text among them
+        why = str(error)
+    log.warning("Weights & Biases: %s is no id of a run (it %s), so a new run begins.", file, why)
+    return secrets.token_hex(4)
 
 
 def _settings() -> wandb.Settings:

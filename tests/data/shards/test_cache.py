@@ -144,7 +144,8 @@ def test_a_damaged_shard_in_the_cache_is_fetched_again(server, shards, tmp_path,
 def test_names_in_a_manifest_touch_no_file_outside(server, tmp_path):
     """A lock is opened, not emptied, whatever it is called."""
     remote = reach(server, tmp_path)
-    lock = tmp_path / "shards" / f"{remote.shards[0].sha256}.lock"
+    lock = tmp_path / "shards" / ".locks" / remote.shards[0].sha256
+    lock.parent.mkdir()
     lock.write_text("kept")
     remote.prepare(np.array([0]))
     assert lock.read_text() == "kept"

@@ -96,10 +96,10 @@ def test_answers_without_end_do_not_fill_the_disk(server, tmp_path, monkeypatch)
         reach(server, tmp_path)
 
 
-@pytest.mark.parametrize("fault", [401, 403, 404])
-def test_what_trying_again_cannot_mend_is_said_at_once(server, tmp_path, fault):
+@pytest.mark.parametrize(("fault", "name"), [(401, "HTTP 401"), (403, "HTTP 403"), (404, "FileNotFoundError")])
+def test_what_trying_again_cannot_mend_is_said_at_once(server, tmp_path, fault, name):
     server.faults = {"manifest.json": [fault] * 10}
-    with pytest.raises(DataError, match=r"cannot be read. The first try met(?s:.*)Check the address"):
+    with pytest.raises(DataError, match=rf"cannot be read. The first try met:\n  {name}: (?s:.*)Check the address"):
         reach(server, tmp_path)
     assert len(server.requests) == 1
 
@@ -252,6 +252,12 @@ def test_a_shard_takes_few_requests(store, tmp_path):
     Remote(url, options=options).fetch("large.tar", tmp_path / "large.tar", len(data), sha256)
     assert (tmp_path / "large.tar").read_bytes() == data
     assert len([line for line in server.requests if "resolve" in line or "media" in line]) <= 8
+
+
+def test_a_refused_connection_is_called_so_and_tried_again(tmp_path, caplog):
+    with pytest.raises(DataError, match=r"cannot be read. 6 tries met:\n  connection refused, ClientConnectorError"):
+        open_remote("http://127.0.0.1:9/set", tmp_path, 10**9, allow_insecure=True, pause=0.001)
+    assert caplog.text.count("connection refused") == 6
 
 
 def test_a_hub_that_does_not_answer_is_named(tmp_path):

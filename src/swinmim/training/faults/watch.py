@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 from swinmim.errors import RANK_LOST
+from swinmim.outside import printable
 
 GRACE_S = 10.0
 """Between the news that a rank ended with an error and the end of the others, which may be about to say the same."""
@@ -209,7 +210,7 @@ class Watch(threading.Thread):
         if self._noted:
             return
         self._noted = True
-        print(f"rank {self.rank}: {text}", file=sys.stderr, flush=True)
+        print(printable(f"rank {self.rank}: {text}"), file=sys.stderr, flush=True)
         if self.rank == 0:
             for peer in list(self._peers):
                 self._send(peer, {"note": text})
