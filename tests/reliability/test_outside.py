@@ -242,7 +242,6 @@ def test_no_terminal_obeys_a_name(tmp_path, small, start):
     )
     assert run.wait() == [0], run.text()
     shown.append(run.text())
-    print(*shown, sep="\n=====\n")
     assert sum(r"a\x1b[2J\x07\u202e\nb" in text for text in shown) >= 4
     for text in shown:
         assert r"\u202e" + "\n" not in text  # one name, two lines

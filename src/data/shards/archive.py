@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from swinmim.errors import DataError
+from swinmim.outside import one_line
 
 BLOCK = 512  # tar's unit; the header of a member lies in the block before its data
 _PADDING = 4 << 20  # zeros after the last member, at most; tars end with two blocks of them, filled up to a record
@@ -99,9 +100,11 @@ def members(file: BinaryIO, name: str, begin: int = 0, size: int | None = None) 
                 if info.offset >= length:  # of what comes after this part of the file
                     break
                 if info.issparse():
-                    raise DataError(f"{name} holds {info.name} as a sparse file, in pieces. Make the tar without -S.")
+                    raise DataError(
+                        f"{name} holds {one_line(info.name)} as a sparse file, in pieces. Make the tar without -S."
+                    )
                 if info.offset_data + (info.size if info.isreg() else 0) > length:
-                    raise DataError(f"{name} was cut inside {info.name}. Copy it again.")
+                    raise DataError(f"{name} was cut inside {one_line(info.name)}. Copy it again.")
                 if info.name.startswith("/") or ".." in info.name.split("/"):
                     raise DataError(f"{name} holds {info.name!r}, a name that leads out of its folder. It is not read.")
                 if not info.isdir():

@@ -7,7 +7,7 @@ from data.codecs.formats import EXTENSIONS, HEAD, is_image_head
 from data.sources.masks import label_masks
 from data.sources.source import NO_EXTENSION, TWICE, FileSource, Item, is_hidden, not_an_image
 from swinmim.errors import DataError
-from swinmim.outside import Unreadable, open_regular
+from swinmim.outside import Unreadable, one_line, open_regular
 
 
 class FolderSource(FileSource):
@@ -106,7 +106,9 @@ def read_folder(root: str | Path, classes: tuple[str, ...] | None = None) -> Fol
         notes = (masks,)
     elif not classes:
         stray = next((name for name, _ in images if "/" not in name), None)
-        notes = (f"{stray} lies in no class folder" if stray else f"all images lie in the one folder {min(named)}",)
+        notes = (
+            one_line(f"{stray} lies in no class folder" if stray else f"all images lie in the one folder {min(named)}"),
+        )
     number: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
     items = [
         Item(name, number.get(top, -1), stat.st_size, stat.st_mtime_ns)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from data.shards.archive import Member
 from swinmim.errors import DataError
+from swinmim.outside import one_line
 
 
 @dataclass
@@ -30,8 +31,8 @@ class Keyed:
         plain = [image for image in self.images if "." not in image[0]]
         if len(plain) > 1:
             raise DataError(
-                f"{name}: {self.key} has {len(plain)} images ({', '.join(s for s, _ in plain)}); which one is meant?"
-                f" Give the others a name with one more dot (KEY.other.{plain[-1][0]}), or take them out."
+                f"{name}: {one_line(self.key)} has {len(plain)} images ({', '.join(s for s, _ in plain)}); which one is"
+                f" meant? Give the others a name with one more dot (KEY.other.{plain[-1][0]}), or take them out."
             )
         return [member for _, member in plain or self.images]
 
@@ -57,7 +58,7 @@ def by_key(
         stem, _, suffix = base.partition(".")
         key, suffix = folder + slash + stem, suffix.lower()
         if f"{key}.{suffix}" in seen:
-            raise DataError(f"{name} holds {member.name} twice (case aside). Remove or rename one of them.")
+            raise DataError(f"{name} holds {one_line(member.name)} twice (case aside). Remove or rename one of them.")
         seen.add(f"{key}.{suffix}")
         sample = found.setdefault(key, Keyed(key))
         if suffix in parts:

@@ -7,6 +7,7 @@ import numpy as np
 
 from data.codecs.targets import encode_target
 from swinmim.errors import DataError
+from swinmim.outside import one_line
 
 _NUMBER = re.compile(r"-?[0-9]+(\.0*)?")  # pandas writes whole numbers as 10.0 where a column has gaps
 _DIGITS = 9  # an index holds labels of 32 bits
@@ -104,5 +105,5 @@ def _whole(text: str, bound: int, where: str, named: bool) -> int:
     digits = text.partition(".")[0].lstrip("0") or "0"
     if digits.startswith("-") or len(digits) > _DIGITS or int(digits) >= bound:
         fix = f"it knows {bound} class names" if named else "give names or renumber"
-        raise DataError(f"Labels must count from 0, {where} has {text[:40]}: {fix}.")
+        raise DataError(f"Labels must count from 0, {where} has {one_line(text[:40])}: {fix}.")
     return int(digits)

@@ -10,6 +10,7 @@ from data.codecs.targets import IGNORED, MEMBERS, TargetKind, decode_target
 from data.shards.archive import Member
 from data.sources.keys import Keyed
 from swinmim.errors import DataError
+from swinmim.outside import one_line
 from swinmim.paths import shell_quoted
 
 
@@ -54,7 +55,9 @@ def read_target(file: BinaryIO, member: Member, kind: TargetKind, classes: Seque
         counted = len(classes) if classes is not None else _counted(kind, data)
         decode_target(kind, data, counted)
     except DecodeError as error:
-        raise DataError(f"{name}: {member.name} holds no {kind} ({error}). Mend it, or take it out.") from error
+        raise DataError(
+            f"{name}: {one_line(member.name)} holds no {kind} ({error}). Mend it, or take it out."
+        ) from error
     return counted
 
 

@@ -15,7 +15,7 @@ from data.sources.labels import number_labels
 from data.sources.source import Item, Source, is_hidden, not_an_image, read_bounded
 from data.sources.tar_targets import class_names, read_target, shared_kind
 from swinmim.errors import DataError
-from swinmim.outside import Unreadable, open_regular
+from swinmim.outside import Unreadable, one_line, open_regular
 
 
 class _Found(NamedTuple):
@@ -82,7 +82,7 @@ def _by_place(tar: _Tar, skipped: list[tuple[str, str]]) -> list[_Found]:
     names = [(inner, member.name) for inner, member in tar.members]
     if len(set(names)) != len(names):
         twice = next(name for (_, name), count in Counter(names).items() if count > 1)
-        raise DataError(f"{tar.path} holds {twice} twice. Remove one of them.")
+        raise DataError(f"{tar.path} holds {one_line(twice)} twice. Remove one of them.")
     own = bool(names) and all(Path(name).name.startswith(tar.path.stem + "_") for _, name in names)
     found = []
     for inner, member in tar.members:
@@ -127,7 +127,7 @@ def _targets(
 ) -> tuple[str, ...]:
     """Names of what the targets count; they are read for it where no manifest holds them."""
     if bare := next((entry.name for entry in found if entry.target is None), None):
-        raise DataError(f"{bare} has no {MEMBERS[kind]}. All samples have one, or none has.")
+        raise DataError(f"{one_line(bare)} has no {MEMBERS[kind]}. All samples have one, or none has.")
     if manifest:
         return manifest.classes
     counts = set()
@@ -202,7 +202,7 @@ def read_tars(paths: Sequence[Path]) -> TarSource:
         labels = [number_of[text] for text in texts if text is not None]
     else:
         stray = next((entry.name for entry in found if entry.label is None), None)
-        notes.append("no .cls members, and " + (f"{stray} lies in no folder" if stray else "one folder only"))
+        notes.append("no .cls members, and " + (f"{one_line(stray)} lies in no folder" if stray else "one folder only"))
     held = [entry.target for entry in found if entry.target is not None]
     names = [f"{member.name} {member.size}" for member in held] or [""] * len(found)
     items = [

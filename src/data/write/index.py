@@ -22,6 +22,7 @@ from data.sources.keys import Keyed, by_key
 from data.sources.source import is_hidden
 from data.sources.tar_targets import class_names, read_target, shared_kind
 from swinmim.errors import DataError
+from swinmim.outside import one_line
 
 _SAMPLED = 1000  # images that are decoded for the statistics
 
@@ -94,13 +95,15 @@ def _rows(
             label, place = -1, tuple[int, ...]()
             if kind is None:
                 if held is not None:
-                    label = _label(os.pread(file.fileno(), min(held.size, 64), held.offset), f"{tar}: {held.name}")
+                    label = _label(
+                        os.pread(file.fileno(), min(held.size, 64), held.offset), f"{tar}: {one_line(held.name)}"
+                    )
                 counts += [label + 1] * len(chosen)
             elif held is not None:
                 counts.append(read_target(file, held, kind, classes, str(tar)))
                 place = (held.offset, held.size)
             else:
-                raise DataError(f"{tar}: {sample.key} has no {part}. All samples have one, or none has.")
+                raise DataError(f"{tar}: {one_line(sample.key)} has no {part}. All samples have one, or none has.")
             rows += [(m.offset, m.size, label, _suffix(m) or 0, *place) for m in chosen]
     return rows, counts
 
@@ -190,7 +193,7 @@ def _statistics(shards: ShardSet) -> tuple[tuple[float, ...], tuple[float, ...]]
             try:
                 yield decode(record.data, shards.channels, bits=shards.bits)
             except DecodeError as error:
-                bad.append(f"{record.shard}: {record.key}: {error}")
+                bad.append(one_line(f"{record.shard}: {record.key}: {error}"))
 
     found = statistics(map(moments, readable()), shards.bits)
     if found is None:
