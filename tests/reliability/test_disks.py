@@ -1,6 +1,7 @@
 """Disks that are full or closed: a clear error, and the checkpoints that were there."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,9 @@ print(io.newest(Path('{run}/checkpoints')))" """
     assert "Traceback" not in result.stderr
     assert "disk full: the checkpoint needs" in result.stderr
     assert f"mounted at {run}/checkpoints" in result.stderr
+    free, unfinished = re.search(r"; ([\d,]+) bytes are free .* beside the ([\d,]+) of its", result.stderr).groups()
+    assert int(free.replace(",", "")) < 1 << 20  # as it was when the disk refused, not after the draft had gone
+    assert int(unfinished.replace(",", "")) > 1 << 20
     listing = result.stdout.split()
     assert "step_00000001" in listing, result.stdout + result.stderr
     assert "step_00000002" not in listing

@@ -145,6 +145,28 @@ def test_a_worker_that_dies_names_the_sample(shards, monkeypatch, workers):
         list(data.train_dataloader())
 
 
+def test_a_worker_without_shared_memory_names_that_and_no_image(shards, monkeypatch):
+    from data.loading import dataset
+
+    monkeypatch.setattr(dataset, "decode", lambda *_, **__: os.kill(os.getpid(), signal.SIGBUS))
+    data = shard_data(shards, resolution=(16, 16), seed=0, global_batch=8, batch_size=8, num_workers=1)
+    with pytest.raises(DataError, match=r"/dev/shm.* is too small: .*data\.num_workers=0") as caught:
+        list(data.train_dataloader())
+    assert "image out" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error", [EOFError(), ConnectionResetError(104, "reset"), RuntimeError("received 0 of ancdata")]
+)
+def test_workers_that_live_and_cannot_hand_over_are_told_from_dead_ones(shards, error):
+    data = shard_data(shards, resolution=(16, 16), seed=0, global_batch=8, batch_size=8, num_workers=1)
+    loader = data.train_dataloader()
+    assert loader._iterator is None
+    assert "files open at once" in str(loader._name(error))
+    other = RuntimeError("a fault of the program")
+    assert loader._name(other) is other
+
+
 @pytest.mark.slow
 def test_a_second_notice_of_the_death_does_not_hide_the_sample(shards, monkeypatch):
     from data.loading.loader import BatchLoader
