@@ -38,8 +38,9 @@ def find_source(name: str) -> Source:
     if path.is_dir() and (tars := sorted(path.glob("*.tar"))) and not any(_is_image(file) for file in path.iterdir()):
         if image := next(_below(path), None):
             raise DataError(
-                f"A folder holds either tars or folders of images; {path} has {tars[0].name} and {one_line(image)}. Move"
-                f" the tars elsewhere to read the folders, or give the tars alone ({tars[0]}, or a folder of them)."
+                f"A folder holds either tars or folders of images; {path} has {tars[0].name} and {one_line(image)}."
+                " Move the tars elsewhere to read the folders, or give the tars alone"
+                f" ({tars[0]}, or a folder of them)."
             )
         return read_tars(tars)
     return read_folder(path)
