@@ -242,7 +242,8 @@ def test_any_number_of_labels_is_learnt_resumed_exported_and_replayed(
     (bundle,) = (tmp_path / "nan" / "replay").iterdir()
     assert json.loads((bundle / "replay.json").read_text())["facts"].keys() == {"pos_weight"}
     monkeypatch.setattr("sys.argv", ["replay", str(bundle)])
-    runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "replay.py"), run_name="__main__")
+    with pytest.raises(SystemExit, match=r"^0$"):
+        runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "replay.py"), run_name="__main__")
     assert "every value is finite here" in capsys.readouterr().out
 
 
@@ -270,5 +271,6 @@ def test_a_diverged_run_can_be_replayed(tmp_path, run_finetune, encoder_folder, 
     monkeypatch.undo()
     (bundle,) = (tmp_path / "run" / "replay").iterdir()
     monkeypatch.setattr("sys.argv", ["replay", str(bundle)])
-    runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "replay.py"), run_name="__main__")
+    with pytest.raises(SystemExit, match=r"^0$"):
+        runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "replay.py"), run_name="__main__")
     assert "every value is finite here" in capsys.readouterr().out  # the fault was the test's

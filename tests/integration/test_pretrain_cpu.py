@@ -265,9 +265,10 @@ def test_corrupt_images_are_counted_and_the_run_goes_on(tmp_path, run_pretrain, 
         Image.fromarray(rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(folder / f"{index}.png")
     (tmp_path / "images" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not an image")
     (tmp_path / "images" / "readme.txt").write_text("no image")
-    run_pretrain(
-        tmp_path / "run", f"data.path={tmp_path / 'images'}", "trainer.max_epochs=1", "schedule.warmup_epochs=0"
-    )
+    options = (f"data.path={tmp_path / 'images'}", "trainer.max_epochs=1", "schedule.warmup_epochs=0")
+    with pytest.raises(DataError, match=r"At most 0\.1% of the files may be unusable, got 1 of 65:\n.*broken\.jpg"):
+        run_pretrain(tmp_path / "run", *options)
+    run_pretrain(tmp_path / "run", *options, "data.max_bad_fraction=0.016")
     assert "found 64 images in 4 folders, 2 skipped" in capsys.readouterr().out
 
 
