@@ -73,7 +73,7 @@ class FinetuneParts:
     def statistics(self, data: ShardData) -> Stats:
         """`auto` means those that the encoder was pretrained with."""
         known = None
-        if self.config.ckpt is not None:
+        if self.config.ckpt is not None and self.config.data.stats == "auto":
             origin = load_manifest(self.config.ckpt)
             known = origin.mean, origin.std
         return resolve_stats(self.config.data, data.train, known)

@@ -19,7 +19,7 @@ from pretrain.masking import mask_grid, num_masked
 from pretrain.module import BASELINES, PretrainModule
 from pretrain.reconstructions import Reconstructions
 from pretrain.simmim import SimMIM
-from swinmim.checkpoint.encoder import load_encoder, read_beside
+from swinmim.checkpoint.encoder import Stored, beside_encoder, load_stored, open_encoder
 from swinmim.config import config_errors, load
 from swinmim.distributed import is_main
 from swinmim.errors import ConfigError
@@ -133,19 +133,20 @@ def build_model(config: PretrainConfig) -> SimMIM:
             architecture = get_architecture(config.model.name, **config.model.overrides())
             encoder = SwinV2(architecture, **config.encoder_options())
         else:
-            encoder = load_encoder(config.ckpt, **config.encoder_options())
+            stored = open_encoder(config.ckpt)
+            encoder = load_stored(stored, **config.encoder_options())
         model = SimMIM(
             encoder, mask_unit=config.mim.mask_unit, mask_ratio=config.mim.mask_ratio, target=config.mim.target
         )
     if config.ckpt is not None and not model.mask_token.is_meta:
-        _continue_from(config.ckpt, config.model.name, model)
+        _continue_from(stored, config.model.name, model)
     return model
 
 
-def _continue_from(ckpt: str, named: str, model: SimMIM) -> None:
+def _continue_from(ckpt: Stored, named: str, model: SimMIM) -> None:
     """Take the mask token and decoder that stand beside the encoder of `ckpt`, and say what it decided."""
     own = model.state_dict()
-    beside = {name: tensor for name, tensor in read_beside(ckpt).items() if name in own}
+    beside = {name: tensor for name, tensor in beside_encoder(ckpt.read()).items() if name in own}
     fits = bool(beside) and all(own[name].shape == tensor.shape for name, tensor in beside.items())
     if fits:
         model.load_state_dict(beside, strict=False)

@@ -113,9 +113,9 @@ def _describe(schema_type: type[Any], data: dict[Any, Any], error: ValidationErr
     """One line for each key at fault; the alternatives of a union are joined."""
     lines: dict[str, list[str]] = {}
     found = error.errors()
-    out_of_range = {item["loc"][0] for item in found if item["type"] in _RANGES}
+    out_of_range = [_place(data, item["loc"]) for item in found if item["type"] in _RANGES]
     for item in found:
-        if item["type"] == "tuple_type" and item["loc"][0] in out_of_range:
+        if item["type"] == "tuple_type" and _place(data, item["loc"]) in out_of_range:
             continue  # the other alternative was meant, and says why not
         if item["input"] == "???":  # reported as missing
             continue
@@ -138,11 +138,9 @@ def _describe(schema_type: type[Any], data: dict[Any, Any], error: ValidationErr
             case "missing" | "missing_argument" | "missing_keyword_only_argument":
                 lines[path] = [f"{path}: a value is required."]
             case _:
-                path = ""
-                for part in location:  # parts that are not in the data name alternatives of a union, not keys
-                    if (child := _child(node, part)) is _ABSENT:
-                        break
-                    node, path = child, f"{path}.{part}" if path else str(part)
+                for part in (place := _place(data, location)):
+                    node = _child(node, part)
+                path = ".".join(map(str, place))
                 message = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
                 received = "" if item["type"] == "value_error" else f"; got {node!r}"
                 lines.setdefault(path, []).append(f"{message}{received}")
@@ -161,6 +159,16 @@ def _keys_of(data: Any, location: Sequence[int | str]) -> list[int | str]:
         if not (isinstance(data, dict) and part not in data and part == data.get("kind")):
             keys.append(part)
             data = _child(data, part)
+    return keys
+
+
+def _place(data: Any, location: Sequence[int | str]) -> list[int | str]:
+    """A place as far as the data go; the parts after that name alternatives of a union, not keys."""
+    keys: list[int | str] = []
+    for part in location:
+        if (data := _child(data, part)) is _ABSENT:
+            break
+        keys.append(part)
     return keys
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from swinmim.checkpoint.encoder import load_encoder, open_encoder, save_encoder
+from swinmim.checkpoint.encoder import load_stored, open_encoder, save_encoder
 from swinmim.checkpoint.timm_config import timm_obstacle
 from swinmim.errors import CheckpointError
 from swinmim.models.swinv2 import SwinV2
@@ -19,7 +19,7 @@ def export_timm(source: SwinV2 | str | Path, destination: str | Path) -> Path:
         encoder, weights, history = source, None, None
     else:
         stored = open_encoder(source)
-        encoder, weights, history = load_encoder(source), stored.read(), stored.manifest.history()
+        encoder, weights, history = load_stored(stored), stored.read(), stored.manifest.history()
     obstacle = timm_obstacle(encoder)
     if obstacle is not None:
         raise CheckpointError(f"Cannot export to timm: {obstacle}. Load the encoder folder with swinmim.load_encoder.")

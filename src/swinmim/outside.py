@@ -9,16 +9,31 @@ import os
 import re
 import reprlib
 import stat
+import struct
+import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 T = TypeVar("T")
 
 LARGEST = 64_000_000
 """Bytes of a JSON file, where its reader names no other limit."""
+
+UNLOADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+"""What torch.load raises for bytes that are no checkpoint, beside UnpicklingError."""
 
 # C0 but tab and line feed, DEL, C1, what turns the direction of writing or breaks a line, and what is no text at all
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -69,6 +84,9 @@ def read_json(path: Path, kind: type[T], limit: int = LARGEST) -> T:
 
 def parse_json(data: bytes, kind: type[T]) -> T:
     """The same of bytes. Raises Unreadable."""
+    from pydantic import TypeAdapter, ValidationError  # not on the way of each command to its first word
+    from pydantic_core import from_json
+
     try:
         json.dumps(from_json(data, allow_inf_nan=False), allow_nan=False)  # 1e400 becomes infinite
     except ValueError as error:
@@ -79,7 +97,7 @@ def parse_json(data: bytes, kind: type[T]) -> T:
         raise Unreadable("; ".join(faults(error)[:5])) from None
 
 
-def faults(error: ValidationError) -> list[str]:
+def faults(error: "ValidationError") -> list[str]:
     """Each field at fault, in words."""
     found = []
     for item in error.errors(include_url=False, include_context=False):

@@ -270,3 +270,10 @@ def test_model_that_does_not_fit_stops_before_allocating(tmp_path, monkeypatch):
     check_memory(1_000_000, TrainerConfig(max_epochs=1, accelerator="cpu"), single)
     sixteen = TrainerConfig(max_epochs=1, accelerator="cpu", devices=8, num_nodes=2)
     check_memory(3_000_000_000, sixteen, StrategyConfig(kind="deepspeed", zero=ZeroConfig(stage=3)))
+
+
+def test_a_value_out_of_range_hides_no_other_mistake_of_its_group():
+    with pytest.raises(ConfigError) as raised:
+        check("pretrain", PretrainConfig, ["data.path=x", "augment.scale=5", "augment.ratio=[0,1]"])
+    assert "augment.ratio.0: " in str(raised.value)
+    assert "augment.scale: " in str(raised.value)

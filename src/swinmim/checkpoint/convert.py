@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from swinmim.checkpoint.coverage import Coverage
-from swinmim.checkpoint.encoder import CLASSIFIER_NAMES, load_encoder, open_encoder, save_encoder, write_tensors
+from swinmim.checkpoint.encoder import CLASSIFIER_NAMES, load_stored, open_encoder, save_encoder, write_tensors
 from swinmim.checkpoint.foreign import is_foreign, read_foreign
 from swinmim.checkpoint.manifest import MANIFEST_NAME, Manifest
 from swinmim.checkpoint.names import to_huggingface
@@ -86,7 +86,7 @@ def export_huggingface(source: str | Path, destination: str | Path) -> Path:
     has no setting for: main-branch norms, other biases, oblong windows.
     """
     stored = open_encoder(source)
-    encoder, manifest, destination = load_encoder(source), stored.manifest, Path(destination)
+    encoder, manifest, destination = load_stored(stored), stored.manifest, Path(destination)
     head = {name: tensor for name, tensor in stored.read().items() if name in CLASSIFIER_NAMES}
     obstacle = timm_obstacle(encoder)  # Hugging Face lacks the same
     if obstacle is None and encoder.position_bias != "log":

@@ -170,7 +170,12 @@ def load_encoder(path: str | Path, **options: Unpack[EncoderOptions]) -> SwinV2:
     `SwinV2`. Raises CheckpointError when the folder is not one, or does not hold exactly the encoder's parameters (with
     a coverage report); ValueError for a resolution that does not fit. Under torch.device("meta"): without the weights.
     """
-    place, manifest, read, published = open_encoder(path)
+    return load_stored(open_encoder(path), **options)
+
+
+def load_stored(stored: Stored, **options: Unpack[EncoderOptions]) -> SwinV2:
+    """The same of what `open_encoder` found, for those who want more of it than the encoder."""
+    place, manifest, read, published = stored
     encoder = encoder_of(manifest, **options)
     if torch.get_default_device().type == "meta":
         return encoder
@@ -209,9 +214,9 @@ def encoder_of(manifest: Manifest, **options: Unpack[EncoderOptions]) -> SwinV2:
         return SwinV2(architecture, pretrained_windows=manifest.pretrained_windows, **given)
 
 
-def read_beside(path: str | Path) -> dict[str, Tensor]:
+def beside_encoder(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What is stored beside an encoder: a head as head.*, SimMIM's mask_token and decoder.*; empty where nothing is."""
-    return {name: t for name, t in open_encoder(path).read().items() if name.startswith(BESIDE)}
+    return {name: tensor for name, tensor in weights.items() if name.startswith(BESIDE)}
 
 
 def load_manifest(path: str | Path) -> Manifest:

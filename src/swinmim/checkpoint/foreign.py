@@ -11,9 +11,7 @@ import dataclasses
 import math
 import pickle
 import re
-import struct
 import warnings
-import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +40,7 @@ from swinmim.errors import CheckpointError
 from swinmim.models.architecture import ARCHITECTURES, Architecture
 from swinmim.models.errors import ModelError
 from swinmim.models.swinv2 import SwinV2
+from swinmim.outside import UNLOADABLE
 from swinmim.paths import shell_quoted
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -49,7 +48,6 @@ BESIDE = ("head.", "mask_token", "decoder.")
 """Before the names of what stands beside an encoder."""
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _NO_SWINV2 = "describes no SwinV2"
-_NAMED = {"tiny": "swinv2_t", "small": "swinv2_s", "base": "swinv2_b", "large": "swinv2_l"}
 _FIELDS = ("embed_dim", "depths", "head_dim", "patch_size", "mlp_ratio")
 """Of an Architecture: what shapes tell."""
 
@@ -193,10 +191,6 @@ def _weights_file(source: Path) -> Path:
     return file
 
 
-_OF_GARBAGE = (LookupError, ValueError, TypeError, AttributeError, struct.error, zipfile.BadZipFile)
-"""What torch's unpickler raises where bytes are no pickle."""
-
-
 def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         # Official training code saves its settings beside the weights; a plain mapping, which runs nothing, stands in.
@@ -210,7 +204,7 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
             f"{file} holds Python objects besides tensors, which could run code: {_unpickling_trouble(error)} "
             "Where you trust it, load it yourself and save only its tensors: torch.save({'model': ckpt['model']}, ...)."
         ) from error
-    except (OSError, RuntimeError, SafetensorError, EOFError, *_OF_GARBAGE) as error:
+    except (SafetensorError, *UNLOADABLE) as error:
         raise CheckpointError(
             f"{file} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}"
         ) from error
@@ -372,7 +366,7 @@ def _timm_says(config: _Timm) -> _Said:
         if window:
             said.pretrained_windows = [min(first_window, first_resolution // (4 << stage)) for stage in range(4)]
     if match := re.match(r"swinv2_(tiny|small|base|large)_", config.architecture):
-        said.depths = ARCHITECTURES[_NAMED[match[1]]].depths
+        said.depths = ARCHITECTURES[f"swinv2_{match[1][0]}"].depths
     said.depths = tuple(args.depths) if args.depths is not None else said.depths
     said.resolution = said.resolution if args.img_size is None else _one(args.img_size)
     said.window = said.window if args.window_size is None else _first(args.window_size)

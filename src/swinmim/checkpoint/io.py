@@ -22,7 +22,7 @@ from pydantic import AfterValidator, Field
 
 from swinmim.checkpoint.digest import Entry, digest
 from swinmim.errors import CheckpointError
-from swinmim.outside import Unreadable, brief, read_json
+from swinmim.outside import LARGEST, Unreadable, brief, parse_json, read_json, read_regular
 
 log = logging.getLogger(__name__)
 
@@ -173,12 +173,13 @@ def check_writable(root: Path) -> None:
 def read_marker(folder: Path) -> Marker:
     """The marker of a checkpoint. Raises CheckpointError: there is none that can be read."""
     try:
-        version = read_json(folder / COMPLETE, dict[str, Any]).get("version")
+        data = read_regular(folder / COMPLETE, LARGEST)
+        version = parse_json(data, dict[str, Any]).get("version")
         if version != VERSION:
             raise CheckpointError(
                 f"{folder.name}/{COMPLETE} is of version {brief(version)}, this program's is {VERSION}"
             )
-        return read_json(folder / COMPLETE, Marker)
+        return parse_json(data, Marker)
     except FileNotFoundError:
         raise CheckpointError(f"{folder.name} has no {COMPLETE} marker") from None
     except (OSError, Unreadable) as error:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from swinmim.checkpoint.coverage import coverage
-from swinmim.checkpoint.encoder import HEAD, find_encoder_folder, read_beside, save_encoder
+from swinmim.checkpoint.encoder import HEAD, find_encoder_folder, open_encoder, save_encoder
 from swinmim.checkpoint.timm_config import CLASSIFIER
 from swinmim.errors import CheckpointError
 from swinmim.models.swinv2 import SwinV2
@@ -45,7 +45,7 @@ def save_task_model(
 
 def read_head(path: str | Path) -> dict[str, Tensor]:
     """The state dict of the head stored with an encoder (see `find_encoder_folder`); empty where there is none."""
-    head = under(HEAD, read_beside(path))
+    head = under(HEAD, open_encoder(path).read())
     classifier = under(CLASSIFIER.removeprefix(HEAD) + ".", head)
     return classifier if len(classifier) == len(head) and classifier.keys() <= _LINEAR else head
 

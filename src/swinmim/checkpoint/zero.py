@@ -26,6 +26,7 @@ from swinmim.checkpoint.io import STATE
 from swinmim.checkpoint.manifest import read_manifest
 from swinmim.checkpoint.task_model import save_task_model, under
 from swinmim.errors import CheckpointError
+from swinmim.outside import UNLOADABLE
 from swinmim.paths import shell_quoted
 
 TAG = "checkpoint"
@@ -75,7 +76,7 @@ def inspect(state: Path) -> Saved:
     try:
         with safe_loading():
             stage = int(torch.load(first, map_location="meta", weights_only=True)["optimizer_state_dict"]["zero_stage"])
-    except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
+    except UNLOADABLE as error:
         raise CheckpointError(f"{first} is damaged, or not DeepSpeed's; resume from an older step.") from error
     if (stage == 3) != bool(partitioned):
         raise CheckpointError(f"{state} mixes files of several ZeRO stages; resume from an older step beside it.")

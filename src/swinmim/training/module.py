@@ -74,7 +74,7 @@ class TrainingModule(L.LightningModule):
         self.provenance, self.build = provenance, build
         self.guard = FiniteGuard()
         self._losses: list[Tensor] = []  # of the micro-batches of the step under way
-        self._losses_of = self._validated = -1  # at which step
+        self._losses_of = self.validated = -1  # at which step
         self.register_buffer("mean", torch.tensor(provenance.mean), persistent=False)
         self.register_buffer("std", torch.tensor(provenance.std), persistent=False)
 
@@ -132,7 +132,7 @@ class TrainingModule(L.LightningModule):
         return poison(loss)
 
     def on_validation_epoch_end(self) -> None:
-        self._validated = self.global_step
+        self.validated = self.global_step
         for name, metric in cast(dict[str, Metric], self.metrics).items():
             self.log(f"val/{name}", metric.compute())
             metric.reset()
@@ -179,7 +179,7 @@ class TrainingModule(L.LightningModule):
 
     def encoder_manifest(self) -> dict[str, Any]:
         """The manifest's fields with the metrics of these very weights, if they are finite."""
-        measured = ("train/", "health/", *(["val/"] if self._validated == self.global_step else []))
+        measured = ("train/", "health/", *(["val/"] if self.validated == self.global_step else []))
         logged = {n: float(value) for n, value in self.trainer.callback_metrics.items() if n.startswith(measured)}
         metrics = {name: value for name, value in logged.items() if math.isfinite(value)}  # JSON knows no others
         progress = {"epochs": self.global_step / self.plan.steps_per_epoch, "samples_seen": self.samples_seen}

@@ -15,9 +15,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import torch
 from pydantic import BaseModel, Field, FiniteFloat
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from swinmim.checkpoint.encoder import write_tensors
 from swinmim.errors import DataError
 from swinmim.outside import Unreadable, brief, read_json
 from swinmim.training.callbacks.randomness import seed_all
@@ -62,12 +63,12 @@ def write_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     state = module.full_weights()
     if rank == 0:
-        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, folder / WEIGHTS)
+        write_tensors(folder / WEIGHTS, state)
         normalisation = {"mean": module.mean.tolist(), "std": module.std.tolist()}
         plan = dataclasses.asdict(module.plan)
         _write(folder / INFO, {"version": VERSION, "plan": plan, **normalisation, **origin})
     for number, micro_batch in enumerate(micro_batches):
-        save_file({k: v.contiguous() for k, v in micro_batch.batch.items()}, _batch_file(folder, rank, number))
+        write_tensors(_batch_file(folder, rank, number), micro_batch.batch)
     if micro_batches:
         entries = [{"epoch": m.epoch, "number": m.number, "seed": m.seed, "samples": names(m)} for m in micro_batches]
         _write(folder / f"rank_{rank}.json", entries)

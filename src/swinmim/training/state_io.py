@@ -15,6 +15,7 @@ from torch.utils.serialization import config as serialization
 
 from swinmim.checkpoint.digest import HashedFile
 from swinmim.errors import CheckpointError
+from swinmim.outside import UNLOADABLE
 
 PARTS = {"epoch", "global_step", "state_dict", "loops", "optimizer_states", "lr_schedulers"}
 
@@ -61,7 +62,7 @@ class StateIO(CheckpointIO):
         except pickle.UnpicklingError as error:  # torch's text advises to load it all the same
             found = re.search(r"GLOBAL (\S+)", str(error))
             raise _not_ours(path, f"it holds {found[1]}, and loading that could run code" if found else "") from error
-        except (RuntimeError, EOFError, LookupError, ValueError, OSError) as error:
+        except UNLOADABLE as error:
             raise _not_ours(path, "it is damaged, or of another kind") from error
         if not isinstance(state, dict) or not state.keys() >= PARTS:
             raise _not_ours(

@@ -10,7 +10,7 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2
 
 import swinmim
 from swinmim.checkpoint.convert import convert
-from swinmim.checkpoint.encoder import load_manifest, read_beside
+from swinmim.checkpoint.encoder import beside_encoder, load_manifest, open_encoder
 from swinmim.checkpoint.foreign import find_architecture, read_foreign
 from swinmim.checkpoint.task_model import read_head
 from swinmim.errors import CheckpointError
@@ -161,7 +161,7 @@ def test_what_is_dropped_is_told(timm_folder):
     line = next(line for line in str(found.report).splitlines() if "dropped" in line)
     assert all(name in line for name in ("head.fc.weight", "mask_token", "decoder.0.weight"))
     assert line.endswith("no whole classifier, or mask token and decoder, of this encoder")
-    assert read_beside(timm_folder) == {}
+    assert beside_encoder(open_encoder(timm_folder).read()) == {}
 
 
 @pytest.mark.parametrize(

@@ -16,28 +16,23 @@ log = logging.getLogger(__name__)
 class Validations(Callback):
     """Writes the line, and logs what `Checkpoints` knows of the best validation as `best/NAME` and `best/epoch`."""
 
-    def __init__(self) -> None:
-        self._untold = False
-
-    def on_validation_end(self, *_: Any) -> None:
-        self._untold = True  # until `Checkpoints`, the last of the callbacks, has looked at it too
-
+    # not at the end of the validation: `Checkpoints`, the last of the callbacks, looks at it first
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        checkpoints, plan = Checkpoints.of(trainer), cast(TrainingModule, pl_module).plan
+        module = cast(TrainingModule, pl_module)
+        checkpoints, plan = Checkpoints.of(trainer), module.plan
         monitor, step, best = checkpoints.monitor, trainer.global_step, checkpoints.best
         told = f"{monitor} was never finite"
         if best is not None:
             best_epoch = best.step / plan.steps_per_epoch
-            pl_module.log(monitor.replace("val/", "best/"), best.score)
-            pl_module.log("best/epoch", best_epoch)
+            module.log(monitor.replace("val/", "best/"), best.score)
+            module.log("best/epoch", best_epoch)
             told = f"best {monitor} {best.score:.4f} in epoch {best_epoch:.3g}"
             if best.step == step:
                 told = f"the best {monitor} so far"
         found = measured(trainer.callback_metrics)  # on all ranks, some of whose metrics are summed here
-        if self._untold and trainer.is_global_zero:
+        if module.validated == step and trainer.is_global_zero:
             epoch = step / plan.steps_per_epoch
             log.info("validation, epoch %.3g, step %d of %d: %s (%s)", epoch, step, plan.total_steps, found, told)
-        self._untold = False
 
 
 def measured(metrics: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ def run(tmp_path, monkeypatch):
         monkeypatch.setattr(checkpoints, "save", lambda *_, **__: None)
         logged = {}
         module = SimpleNamespace(
-            plan=SimpleNamespace(steps_per_epoch=10, total_steps=10 * len(scores)), log=logged.__setitem__
+            plan=SimpleNamespace(steps_per_epoch=10, total_steps=10 * len(scores)), validated=-1, log=logged.__setitem__
         )
         trainer = SimpleNamespace(
             checkpoint_callbacks=[checkpoints],
@@ -34,7 +34,7 @@ def run(tmp_path, monkeypatch):
                 trainer.global_step, trainer.current_epoch = 10 * epoch, epoch - 1
                 if score is not None:
                     trainer.callback_metrics["val/score"] = score
-                    told.on_validation_end(trainer, module)
+                    module.validated = trainer.global_step
                     checkpoints.on_validation_end(trainer, module)
                 told.on_train_epoch_end(trainer, module)
                 checkpoints.on_train_epoch_end(trainer, module)
