@@ -73,6 +73,10 @@ class Encoded:
     target: bytes = b""
 
 
+Outcome = Encoded | str
+"""An image in its stored form, or the reason why there is none."""
+
+
 def encode(data: bytes, options: EncodeOptions) -> Encoded:
     """Check an image and bring it to the stored form.
 

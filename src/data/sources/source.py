@@ -5,13 +5,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from data.codecs.bands import MAX_BYTES
 from data.codecs.formats import EXTENSIONS
 from data.codecs.targets import TargetKind
-from data.shards.manifest import Manifest
 from swinmim.outside import Unreadable, read_regular
+
+if TYPE_CHECKING:
+    from data.shards.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Source(ABC):
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     target: TargetKind | None = None
-    stored: Manifest | None = None
+    stored: "Manifest | None" = None
 
     @property
     def folders(self) -> int:

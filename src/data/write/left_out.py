@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from data.shards.archive import write_file
@@ -56,6 +57,11 @@ class Allowance:
     setting: str
     dest: Path
 
+    @cached_property
+    def _lost(self) -> list[LeftOut]:
+        """Those of `skipped` that are missed; there may be many, and each shard is followed by a check."""
+        return [entry for entry in self.skipped if is_lost(*entry)]
+
     def check(self, bad: Sequence[LeftOut], *, whole: bool) -> None:
         """
         Args:
@@ -65,16 +71,14 @@ class Allowance:
         Raises:
             TooManyLeftOut: with a count for each reason, and a ratio that will do.
         """
-        lost = [entry for entry in self.skipped if is_lost(*entry)]
-        files = self.items + len(lost)
-        lost += bad
+        files, missed = self.items + len(self._lost), len(self._lost) + len(bad)
         none_left = whole and len(bad) == self.items  # which no ratio helps
-        if none_left or len(lost) <= self.ratio * files + 1e-9:
+        if none_left or missed <= self.ratio * files + 1e-9:
             return
         list_left_out(self.dest, sorted([*self.skipped, *bad]))
-        enough = math.ceil(1000 * len(lost) / files) / 1000 if whole else 1
+        enough = math.ceil(1000 * missed / files) / 1000 if whole else 1
         raise TooManyLeftOut(
-            f"At most {100 * self.ratio:g}% of the files may be unusable, got {len(lost):,} of {files:,}"
-            f"{'' if whole else ' so far'}:\n  {reasons(lost)}\nAll are listed in {self.dest / NAME}. Mend them, or go"
-            f" on without them: {self.setting}{enough:g} (what is done is kept)."
+            f"At most {100 * self.ratio:g}% of the files may be unusable, got {missed:,} of {files:,}"
+            f"{'' if whole else ' so far'}:\n  {reasons([*self._lost, *bad])}\nAll are listed in {self.dest / NAME}."
+            f" Mend them, or go on without them: {self.setting}{enough:g} (what is done is kept)."
         )

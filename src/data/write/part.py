@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data.codecs.encode import Outcome
 from data.codecs.formats import SUFFIX_NUMBERS
 from data.codecs.statistics import Moments, summed
 from data.codecs.targets import MEMBERS
@@ -14,7 +15,6 @@ from data.shards.archive import TarWriter, file_sha256, write_file
 from data.shards.manifest import TARGET_VERSION, VERSION, Shard
 from data.shards.rows import index_bytes
 from data.sources.source import Source
-from data.write.workers import Outcome
 from swinmim.outside import read_json
 
 

@@ -9,12 +9,11 @@ from PIL import Image
 
 from data.codecs.bands import Pixels
 from data.codecs.decode import DecodeError, decode
-from data.codecs.targets import decode_target
+from data.codecs.targets import checked_target, decode_target
 from data.order.hashing import permutation
 from data.shards.archive import file_sha256
 from data.shards.local import ShardSet
 from data.shards.manifest import read_manifest
-from data.write.targets import checked
 from swinmim.errors import DataError
 
 
@@ -45,7 +44,7 @@ def verify(path: str | Path, *, images: bool = False, progress: Callable[[int, i
             try:
                 pixels = decode(record.data, opened.channels, bits=opened.bits)
                 if opened.target:
-                    checked(opened.target, record.target, len(opened.classes), pixels.shape[:2])
+                    checked_target(opened.target, record.target, len(opened.classes), pixels.shape[:2])
             except DecodeError as error:
                 problems.append(f"{record.shard}: {record.key}: {error}")
             if progress is not None:
@@ -83,7 +82,7 @@ def _labels_an_image(shards: ShardSet) -> float:
     """The mean over some, spread over the set."""
     looked = permutation(len(shards), "labels")[:_LOOKED_AT].tolist()
     try:
-        held = [decode_target("labels", shards.read(index).target, len(shards.classes)).sum() for index in looked]
+        held = [decode_target("labels", shards.read_target(index), len(shards.classes)).sum() for index in looked]
     except DecodeError:
         return math.nan  # `verify` names it
     return float(np.mean(held))

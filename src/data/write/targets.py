@@ -6,28 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.codecs.decode import DecodeError
 from data.codecs.encode import Encoded
-from data.codecs.targets import Boxes, Target, TargetKind, decode_target, encode_target
-
-
-def checked(kind: TargetKind, data: bytes, classes: int, shape: tuple[int, ...]) -> Target:
-    """`decode_target` of the member beside an image of `shape` (height, width).
-
-    Raises:
-        DecodeError: it is malformed, or of another size than the image.
-    """
-    target = decode_target(kind, data, classes)
-    pixels = target.masks if isinstance(target, Boxes) else target if kind == "mask" else None
-    if pixels is not None and pixels.shape[-2:] != shape:
-        (height, width), (high, wide) = pixels.shape[-2:], shape
-        raise DecodeError(f"its mask has {width}x{height} pixels, the image {wide}x{high}")
-    return target
+from data.codecs.targets import Boxes, Target, TargetKind, checked_target, encode_target
 
 
 def fitted(kind: TargetKind, data: bytes, classes: int, image: Encoded) -> bytes:
-    """The member for an image as it is stored, from that of the whole, upright image; raises as `checked`."""
-    target = checked(kind, data, classes, image.full_shape)
+    """The member for an image as it is stored, from that of the whole, upright image; raises as `checked_target`."""
+    target = checked_target(kind, data, classes, image.full_shape)
     if image.shape == image.full_shape or kind in ("labels", "value"):
         return data
     return encode_target(kind, _shrunk(target, image), classes)

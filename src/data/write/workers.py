@@ -13,15 +13,12 @@ from itertools import count
 from multiprocessing.sharedctypes import Synchronized, SynchronizedArray
 
 from data.codecs.decode import DecodeError
-from data.codecs.encode import Encoded, EncodeOptions, encode
+from data.codecs.encode import EncodeOptions, Outcome, encode
 from data.processes import cores, end_with_parent
 from data.sources.source import Source
 from data.write.plan import dealt
 from data.write.targets import fitted
 from swinmim.errors import DataError
-
-Outcome = Encoded | str
-"""An image in its stored form, or the reason why there is none."""
 
 # What travels to a process at once, by the size of the source files: enough that the way costs nothing, little enough
 # that all processes end together.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate, chain
 from pathlib import Path
 
+from data.codecs.encode import Outcome
 from data.codecs.statistics import statistics
 from data.shards.manifest import Manifest
 from data.sources.folder import read_folder
@@ -23,7 +24,7 @@ from data.write.left_out import NAME, Allowance, LeftOut, list_left_out, reasons
 from data.write.part import Part, finished_part, remove_notes, write_part
 from data.write.plan import WriteOptions as WriteOptions
 from data.write.plan import plan, plan_hash
-from data.write.workers import Outcome, encoded
+from data.write.workers import encoded
 from swinmim.errors import DataError
 
 Progress = Callable[[int, int], None]

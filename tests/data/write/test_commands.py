@@ -6,7 +6,7 @@ from made_images import image_bytes, make_folder, make_pixels
 from made_tars import jpeg, tar
 
 from data.shards.archive import TarWriter
-from data.write import __main__ as commands
+from data.write import commands
 from data.write.__main__ import main
 from data.write.writer import WriteOptions
 from swinmim.errors import ConfigError
