@@ -49,7 +49,6 @@ class LoaderSettings:
     """Samples per process and forward pass."""
     num_workers: int = 0
     """Loader processes per rank; they do not change the batches."""
-    eval_batch_size: int | None = None
     """None is `batch_size`."""
     max_bad_fraction: float = 1e-3
     """Share of an epoch's samples, over all ranks, that may be damaged; a few always may."""
@@ -59,4 +58,4 @@ class LoaderSettings:
     max_pixels: int = MAX_PIXELS
     """Of an image that is decoded."""
     targets: bool = True
-    """Whether what lies beside the images is read and joins the batch."""
+    """Whether what lies beside the images is decoded and joins the batch."""

@@ -2,7 +2,7 @@
 stopped alone would leave the others waiting for it for ever.
 """
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
@@ -19,17 +19,16 @@ _EVERY = 16  # batches between two counts over all ranks: each waits for the dev
 _NAMED = "named in the warnings above"
 
 
-class Tally:
+class Tally(ABC):
     """Counts of this process, added up over all ranks now and then.
 
     Args:
         kinds: how many numbers are counted.
-        check: gets their sums and the number of processes, and raises where they are too many.
     """
 
-    def __init__(self, kinds: int, check: Callable[[list[int], int], None]) -> None:
+    def __init__(self, kinds: int) -> None:
         self._world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        self._counts, self._check, self._batches = torch.zeros(kinds, dtype=torch.int64), check, 0
+        self._counts, self._batches = torch.zeros(kinds, dtype=torch.int64), 0
 
     def add(self, met: Tensor) -> None:
         """What one batch met; int64 (kinds,)."""
@@ -39,12 +38,16 @@ class Tally:
             self.agree()
 
     def agree(self) -> None:
-        """Check what all ranks met until now; all of them call it, also at the end of an epoch."""
+        """Check what all ranks met until now; all of them call it, also with the last batch of an epoch."""
         self._batches, counts = 0, self._counts
         if self._world > 1:
             counts = counts.to("cuda" if "nccl" in dist.get_backend() else "cpu", copy=True)
             dist.all_reduce(counts)
-        self._check(counts.tolist(), self._world)
+        self._judge(counts.tolist(), self._world)
+
+    @abstractmethod
+    def _judge(self, counts: list[int], world: int) -> None:
+        """Raise where the sums over so many processes are too much."""
 
 
 class IndexedDamage(Tally):
@@ -57,7 +60,7 @@ class IndexedDamage(Tally):
     """
 
     def __init__(self, path: Path, samples: int, fraction: float) -> None:
-        super().__init__(2, self._judge)
+        super().__init__(2)
         self._path, self._share = path, -int(-samples * fraction // 1)
 
     def add_batch(self, batch: Batch) -> None:
@@ -86,7 +89,7 @@ class StreamDamage(Tally):
     """
 
     def __init__(self, fraction: float) -> None:
-        super().__init__(5, self._judge)
+        super().__init__(5)
         self._fraction = fraction
 
     def _judge(self, counts: list[int], world: int) -> None:

@@ -13,13 +13,12 @@ from torch.utils.data import Dataset, get_worker_info
 
 from data.codecs.bands import Pixels
 from data.codecs.decode import DecodeError, decode
-from data.codecs.targets import Boxes, Target, decode_target
+from data.codecs.targets import Boxes, Target, checked_target
 from data.loading.batch import Batch, LoaderSettings
 from data.loading.sampler import Place
 from data.loading.views import Seen, View
 from data.order.hashing import Ints, key, sample_seeds, words
 from data.shards.set import Record, SampleSet
-from swinmim.outside import one_line
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,6 @@ def _decoding(name: str, limited: bool) -> Iterator[None]:
     The kernel keeps the time, so it also ends C code that never gives the interpreter back; and only the time that the
     process computes, so a run may be suspended. Nothing waits in here: the bytes have been read before.
     """
-
     if limited:
         signal.setitimer(signal.ITIMER_PROF, _PATIENCE)
     try:
@@ -80,7 +78,7 @@ class BatchDataset(Dataset[Batch]):
 
     def being_read(self, workers: Iterable[int]) -> list[str]:
         """ "shard: key" of the samples that these workers are decoding now, or were when they died."""
-        return [_name(self.shards.read(int(self._reading[n]) - 1)) for n in workers if self._reading[n] > 0]
+        return [self.shards.read(int(self._reading[n]) - 1).name for n in workers if self._reading[n] > 0]
 
     def __getitems__(self, places: list[Place]) -> Batch:
         """The batch of these places; the stock DataLoader calls this with what the batch sampler yields."""
@@ -123,11 +121,11 @@ class BatchDataset(Dataset[Batch]):
             reading[worker or 0] = index + 1
             record = self.shards.read(index)
             try:
-                with _decoding(_name(record), worker is not None):
+                with _decoding(record.name, worker is not None):
                     pixels, target = self._decode(record)
                     image, seen = self.view(pixels, target, seed)
             except DecodeError as error:
-                self._warn(index, f"{_name(record)}: {error}")
+                self._warn(index, f"{record.name}: {error}")
             else:
                 reading[worker or 0] = 0
                 return _Loaded(image, seen, index, record.label)
@@ -149,11 +147,7 @@ class BatchDataset(Dataset[Batch]):
         )
         if self.kind is None:
             return pixels, None
-        target = decode_target(self.kind, record.target, len(shards.classes))
-        masks = target.masks if isinstance(target, Boxes) else target if self.kind == "mask" else None
-        if masks is not None and masks.shape[-2:] != pixels.shape[:2]:
-            raise DecodeError(f"a mask of {masks.shape[-2:]} for an image of {pixels.shape[:2]}")
-        return pixels, target
+        return pixels, checked_target(self.kind, record.target, len(shards.classes), pixels.shape[:2])
 
     def _nothing(self) -> Target | None:
         """The target of a black image."""
@@ -187,10 +181,6 @@ class _Loaded(NamedTuple):
     target: Seen
     sample: int
     label: int
-
-
-def _name(record: Record) -> str:
-    return one_line(f"{record.shard}: {record.key}.{record.suffix}")
 
 
 def _together(targets: list[Any]) -> Tensor | list[Any]:

@@ -50,10 +50,11 @@ class BatchLoader(ReadyLoader):
             prefetch_factor=4 if num_workers else None,
         )
         self.max_bad_fraction = max_bad_fraction
-        self._batches = dataset
+        self._batches, self._order = dataset, sampler
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         damage = IndexedDamage(self._batches.shards.path, len(self._batches), self.max_bad_fraction)
+        to_come = self._order.to_come
         try:
             batches = super().__iter__()  # from the second epoch on it waits for the workers
         except RuntimeError as error:
@@ -78,8 +79,10 @@ class BatchLoader(ReadyLoader):
                     named = self._name(error)
                 raise named from error
             damage.add_batch(batch)
+            to_come -= 1
+            if not to_come:
+                damage.agree()  # not after the last batch: Lightning does not ask for one more
             yield batch
-        damage.agree()
 
     def _name(self, error: Exception) -> Exception:
         """What the workers were doing, when the error is that one died; or the limit that it met."""

@@ -189,7 +189,7 @@ class ShardData(RunData):
         if self.num_val == 0:
             return []
         dataset = BatchDataset(self.val, self.val_indices, self.eval_view, self.settings, "eval")
-        size = self.settings.eval_batch_size or self.settings.batch_size
+        size = self.settings.batch_size
         return self._loader(dataset, EvalSampler(self.val_indices, size, rank=self.rank, world=self.world))
 
     def _loader(self, dataset: BatchDataset, sampler: TrainSampler | EvalSampler) -> BatchLoader:
@@ -198,7 +198,7 @@ class ShardData(RunData):
 
     def sample_names(self, indices: Iterable[int]) -> list[str]:
         records = (self.train.read(index) for index in indices if index >= 0)
-        return [f"{record.shard}: {record.key}.{record.suffix}" for record in records]
+        return [record.name for record in records]
 
     def _order_key(self) -> dict[str, Any]:
         """All that the order depends on, except the epoch."""

@@ -74,9 +74,17 @@ class TrainSampler(Sampler[list[Place]]):
         """Micro-batches of a whole epoch, also where the first one is entered midway."""
         return epoch_batches(len(self.indices), self.global_batch) * self.accumulation
 
+    @property
+    def to_come(self) -> int:
+        """Micro-batches of the next `iter`."""
+        return len(self) - self._start
+
+    @property
+    def _start(self) -> int:
+        return self._start_batch if self.epoch == self._start_epoch else 0
+
     def __iter__(self) -> Iterator[list[Place]]:
-        epoch = self.epoch
-        start = self._start_batch if epoch == self._start_epoch else 0
+        epoch, start = self.epoch, self._start
         order = copy.deepcopy(self._order)
         ahead = self._start_ahead(start // self.accumulation)
         try:
@@ -112,6 +120,11 @@ class EvalSampler(Sampler[list[Place]]):
 
     def __len__(self) -> int:
         return -(-len(self.indices) // (self.batch_size * self.world))
+
+    @property
+    def to_come(self) -> int:
+        """Batches of the next `iter`."""
+        return len(self)
 
     def __iter__(self) -> Iterator[list[Place]]:
         count = len(self.indices)

@@ -183,24 +183,32 @@ def test_a_second_notice_of_the_death_does_not_hide_the_sample(shards, monkeypat
     test_a_worker_that_dies_names_the_sample(shards, monkeypatch, 1)
 
 
-def limited(shard_dir, rank, rendezvous, results):
+def limited(shard_dir, rank, rendezvous, results, batch_size):
     logging.disable()
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    data = shard_data(ShardSet.open(shard_dir), resolution=(16, 16), seed=0, global_batch=2, batch_size=1)
+    data = shard_data(
+        ShardSet.open(shard_dir), resolution=(16, 16), seed=0, global_batch=2 * batch_size, batch_size=batch_size
+    )
+    loader = data.train_dataloader()
     count = 0
     try:
-        for batch in data.train_dataloader():
+        for batch in itertools.islice(loader, len(loader)):  # as Lightning, which asks for no batch after the last
             count += 1
             gradient = batch["image"].float().mean()
             dist.all_reduce(gradient)  # what a rank that stopped alone would leave the others waiting in
-        results.put((rank, count, "end"))
+        results.put((rank, count, f"end after {len(loader)}"))
     except DataError as error:
         results.put((rank, count, str(error)))
 
 
 @pytest.mark.slow
-def test_too_many_bad_images_on_one_rank_stop_both_at_the_same_batch(shard_dir, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("batch_size", "expected"), [(1, 15), (5, 3)], ids=["the sixteenth batch", "the last batch of a short epoch"]
+)
+def test_too_many_bad_images_on_one_rank_stop_both_at_the_same_batch(
+    shard_dir, tmp_path, monkeypatch, batch_size, expected
+):
     from data.codecs.decode import DecodeError
     from data.codecs.decode import decode as original
     from data.loading import dataset
@@ -214,13 +222,16 @@ def test_too_many_bad_images_on_one_rank_stop_both_at_the_same_batch(shard_dir, 
 
     monkeypatch.setattr(dataset, "decode", decode)
     results = FORK.SimpleQueue()
-    ranks = [FORK.Process(target=limited, args=(shard_dir, rank, tmp_path / "meet", results)) for rank in range(2)]
+    ranks = [
+        FORK.Process(target=limited, args=(shard_dir, rank, tmp_path / "meet", results, batch_size))
+        for rank in range(2)
+    ]
     for process in ranks:
         process.start()
     for process in ranks:
         process.join(60)
     assert [process.exitcode for process in ranks] == [0, 0]
     (_, one, first), (_, two, second) = results.get(), results.get()
-    assert one == two == 15  # the sixteenth batch of both
+    assert one == two == expected
     assert first == second
     assert "At most 8 images" in first
