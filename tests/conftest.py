@@ -1,6 +1,20 @@
 """What holds for all tests."""
 
+from collections.abc import Iterator
+
 import pytest
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """Nothing compiled, nothing counted: before and after the test."""
+    from torch._dynamo import reset
+    from torch._dynamo.utils import counters
+
+    reset()
+    counters.clear()
+    yield
+    reset()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -215,6 +215,7 @@ def test_recipe_is_the_published_one(name):
         assert (task.erasing, task.label_smoothing) == (0.25, 0.1)  # ST config.py
         assert (task.mixup, task.cutmix) == ((0.8, 1.0) if published.crop else (0.0, 0.0))
         assert config.data.pack_resize is None
+        assert config.data.val_ratio == 0.1  # of a set without val/; ImageNet has one
         assert not config.optim.decay_attention
         if published.crop:
             assert (task.crop_mode, task.crop_ratio) == published.crop

@@ -70,7 +70,9 @@ def open_data(config: DataConfig, channels: int = 3) -> SampleSet | StreamSet:
         DataError: one of them cannot be opened, or they have different channels.
     """
     if config.streaming_samples is not None:
-        return StreamSet(config.path, config.streaming_samples, allow_insecure=config.allow_insecure)
+        return StreamSet(
+            config.path, config.streaming_samples, allow_insecure=config.allow_insecure, max_pixels=config.max_pixels
+        )
     sets = [open_source(path, config, channels) for path in (config.path, *(part.path for part in config.mix))]
     return MixedSet(sets, [1.0, *(part.weight for part in config.mix)]) if config.mix else sets[0]
 
@@ -123,7 +125,7 @@ def loader_settings(
     needs: Needs = "nothing",
 ) -> LoaderSettings:
     """The loaders of a run of so many processes a machine, as the settings of the data ask for them; a target that
-    nothing needs is not read."""
+    nothing needs is not decoded."""
     return LoaderSettings(
         resolution=resolution,
         seed=seed,

@@ -127,7 +127,7 @@ def _targets(part: Part) -> Iterator[Any]:
         return
     for index in part.sorted_indices().tolist():
         try:
-            yield decode_target(shards.target, shards.read(index).target, len(shards.classes))
+            yield decode_target(shards.target, shards.read_target(index), len(shards.classes))
         except DecodeError:
             continue
 

@@ -52,12 +52,12 @@ def test_the_loaders_are_as_the_settings_say(shard_dir):
     assert (data.train_view, data.eval_view) == VIEWS
 
 
-@pytest.mark.parametrize(("cores", "processes", "workers"), [(64, 1, 8), (64, 8, 7), (8, 2, 3), (2, 1, 1), (1, 4, 1)])
-def test_loader_processes_follow_the_machine(cores, processes, workers, monkeypatch):
+@pytest.mark.parametrize(("cores", "processes", "expected"), [(64, 1, 8), (64, 8, 7), (8, 2, 3), (2, 1, 1), (1, 4, 1)])
+def test_loader_processes_follow_the_machine(cores, processes, expected, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
     config = DataConfig(path="x", **COMMON | {"num_workers": None})
     asked = loader_settings(config, SIZE, seed=3, global_batch=4, batch_size=2, processes=processes)
-    assert asked.num_workers == workers
+    assert asked.num_workers == expected
     with pytest.raises(ValueError, match="num_workers must not be negative"):
         DataConfig(path="x", **COMMON | {"num_workers": -1})
 

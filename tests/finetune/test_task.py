@@ -11,7 +11,6 @@ from torch import nn
 import finetune.config
 from finetune.config import FinetuneConfig
 from finetune.model import TaskModel
-from finetune.task import Subject
 from finetune.tasks.registry import TASKS
 from swinmim.checkpoint.encoder import load_encoder, load_manifest, save_encoder
 from swinmim.checkpoint.task_model import load_head, save_task_model
@@ -154,7 +153,3 @@ def test_randaugment_of_other_channels_is_refused_with_settings_that_work(channe
         task.views((32, 32))
     made_task("classify", channels=channels, bits=bits, randaug=None).views((32, 32))
     made_task("classify", channels=1).views((32, 32))
-
-
-def test_a_subject_needs_no_more_than_classes():
-    assert Subject(("a",)) == Subject(("a",), channels=3, bits=8, facts={})

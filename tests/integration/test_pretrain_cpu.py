@@ -24,6 +24,7 @@ from data.write.__main__ import main as write
 from pretrain.config import PretrainConfig
 from pretrain.run import run as pretrain
 from swinmim.checkpoint import io
+from swinmim.checkpoint.encoder import load_manifest
 from swinmim.composition import check
 from swinmim.errors import CheckpointError, ConfigError, DataError
 from swinmim.export import export_timm
@@ -361,6 +362,7 @@ def test_published_weights_are_continued_as_they_are(tmp_path, run_pretrain, cap
     )
     metrics = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("first", "second")]
     assert metrics[1]["val/recon_loss"] == pytest.approx(metrics[0]["val/recon_loss"], rel=1e-5)
+    assert load_manifest(tmp_path / "second" / "encoder").parent == str(tmp_path / "simmim.pth")
 
 
 def test_bands_that_ckpt_does_not_take_are_refused(tmp_path, run_pretrain, images):

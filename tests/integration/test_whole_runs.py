@@ -31,6 +31,7 @@ from swinmim.export import export_timm
 from swinmim.models.swinv2 import SwinV2
 
 pytestmark = [
+    pytest.mark.usefixtures("fresh_compiler"),
     pytest.mark.slow,
     # Tracing looks at .grad of every input and hides the warning by a filter that "error" overrules.
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
@@ -49,14 +50,6 @@ def cheap(monkeypatch):
     for function in (SwinV2.compile_blocks, prepare.compiled_prepare_step):
         monkeypatch.setattr(function, "__defaults__", function.__defaults__)
     compile_cheaply.skip_inductor()
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 def sets(root: Path, channels: int) -> Path:

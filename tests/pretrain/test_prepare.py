@@ -38,8 +38,8 @@ def test_equals_its_parts(images, target):
 
 
 @TARGETS
+@pytest.mark.usefixtures("fresh_compiler")
 def test_one_graph_without_a_break(images, target):
-    torch._dynamo.reset()
     step = partial(prepare_step, **OPTIONS, target=target)
     found = torch._dynamo.explain(step)(images, SEEDS, MEAN, STD)
     assert (found.graph_count, found.graph_break_count) == (1, 0)
@@ -50,8 +50,8 @@ def test_one_graph_without_a_break(images, target):
 
 @pytest.mark.slow
 @TARGETS
+@pytest.mark.usefixtures("fresh_compiler")
 def test_inductor_draws_the_same_masks_and_flips(images, target):
-    torch._dynamo.reset()
     found = compiled_prepare_step()(images, SEEDS, MEAN, STD, **OPTIONS, target=target)
     expected = prepare_step(images, SEEDS, MEAN, STD, **OPTIONS, target=target)
     assert torch.equal(found[1], expected[1])

@@ -236,3 +236,17 @@ def _masks(value: object, number: int) -> NDArray[np.bool_]:
             raise DecodeError(f"the runs of a mask cover {sum(lengths)} of {area} pixels")
         mask[:] = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(size, order="F")
     return masks
+
+
+def checked_target(kind: TargetKind, data: bytes, classes: int, shape: tuple[int, ...]) -> Target:
+    """`decode_target` of the member beside an image of `shape` (height, width).
+
+    Raises:
+        DecodeError: it is malformed, or of another size than the image.
+    """
+    target = decode_target(kind, data, classes)
+    pixels = target.masks if isinstance(target, Boxes) else target if kind == "mask" else None
+    if pixels is not None and pixels.shape[-2:] != shape:
+        (height, width), (high, wide) = pixels.shape[-2:], shape
+        raise DecodeError(f"its mask has {width}x{height} pixels, the image {wide}x{high}")
+    return target

@@ -95,6 +95,10 @@ class ShardSet:
         beside = self._member(number, index, *target)[BLOCK:] if target else b""
         return Record(key, block[BLOCK:], SUFFIXES[suffix], label, self.shards[number].name, beside)
 
+    def read_target(self, index: int) -> bytes:
+        *_, offset, size = self._index[index].item()
+        return self._member(int(self._ends.searchsorted(index, "right")), index, offset, size)[BLOCK:]
+
     def _member(self, number: int, index: int, offset: int, size: int) -> bytes:
         """Header and data of the member whose data begins there; the header tells when the shard is not as indexed."""
         block = os.pread(self._file(number), BLOCK + size, offset - BLOCK)

@@ -51,7 +51,6 @@ class MixedSet:
         )
         self.mean, self.std = tuple(np.asarray(mean).tolist()), tuple(np.sqrt(power - mean**2).tolist())
         self._bounds = np.concatenate(([0], np.cumsum([len(part) for part in sets])))
-        self.labels = np.broadcast_to(np.int32(-1), len(self))
         self.ahead_bytes = min((part.ahead_bytes for part in sets if part.ahead_bytes), default=0)
 
     def __len__(self) -> int:
@@ -70,6 +69,9 @@ class MixedSet:
         part = int(np.searchsorted(self._bounds, index, "right")) - 1
         record = self.sets[part].read(index - int(self._bounds[part]))
         return record._replace(shard=str(self.sets[part].path / record.shard), label=-1, target=b"")
+
+    def read_target(self, index: int) -> bytes:
+        return b""
 
     def counts(self, global_batch: int, lanes: int = 1) -> list[int]:
         """The weights, rounded to whole samples per lane."""

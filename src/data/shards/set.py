@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from data.codecs.bands import Bits
 from data.codecs.targets import TargetKind
 from data.order.hashing import Ints
 from data.shards.manifest import Shard
+from swinmim.outside import one_line
 
 
 class Record(NamedTuple):
@@ -21,6 +19,11 @@ class Record(NamedTuple):
     label: int
     shard: str
     target: bytes = b""
+
+    @property
+    def name(self) -> str:
+        """How messages name it: "shard: key.suffix"."""
+        return one_line(f"{self.shard}: {self.key}.{self.suffix}")
 
 
 class BatchOrder(Protocol):
@@ -47,7 +50,6 @@ class SampleSet(Protocol):
     fork_safe: loader processes may be forked while the set is open.
     streams: True in a `StreamSet`, which has all of the above and is only read from front to back.
     shards: the lines of its manifests, in the order of the samples.
-    labels: int32 (N,), -1 where there is none.
     target: what lies beside each image; None where nothing does. Every sample of a set has its target, or none has.
     ahead_bytes: how much may be prepared before it is read; 0 where that would gain nothing.
     """
@@ -62,7 +64,6 @@ class SampleSet(Protocol):
     fork_safe: bool
     streams: Literal[False]
     shards: tuple[Shard, ...]
-    labels: NDArray[np.int32]
     target: TargetKind | None
     ahead_bytes: int
 
@@ -75,6 +76,10 @@ class SampleSet(Protocol):
             IndexError: there is no such sample.
             DataError: the shard ended early or holds something else at this place.
         """
+        ...
+
+    def read_target(self, index: int) -> bytes:
+        """What lies beside an image, in a set with targets, without the image; raises DataError as `read`."""
         ...
 
     def sizes_of(self, indices: Ints) -> Ints:

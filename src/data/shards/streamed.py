@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from data.codecs.bands import Bits, Pixels
-from data.codecs.decode import DecodeError, decode
+from data.codecs.decode import MAX_PIXELS, DecodeError, decode
 from data.codecs.statistics import moments, statistics
 from data.shards.remote import is_url
 from data.shards.tar_stream import BadShard, ForeignTars, Sample, find_shards
@@ -37,19 +37,19 @@ class StreamSet:
     channels = 3
     bits: Bits = 8
 
-    def __init__(self, path: str, samples: int, *, allow_insecure: bool = False) -> None:
+    def __init__(self, path: str, samples: int, *, allow_insecure: bool = False, max_pixels: int = MAX_PIXELS) -> None:
         self.urls = find_shards(path, allow_insecure=allow_insecure)
         self.path, self.samples, self.allow_insecure = Path(path), samples, allow_insecure
         self.fingerprint = f"streaming {path}"
         self.fork_safe = not any(is_url(url) for url in self.urls)
         if is_main():
             log.warning("data.streaming_samples: images come in random order with repetition; no resume will be exact")
-        self.mean, self.std = self._measure()
+        self.mean, self.std = self._measure(max_pixels)
 
     def __len__(self) -> int:
         return self.samples
 
-    def _measure(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def _measure(self, max_pixels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of the first images."""
         tars, bad, undecodable = ForeignTars(allow_insecure=self.allow_insecure), [], []
 
@@ -66,7 +66,7 @@ class StreamSet:
         def readable() -> Iterator[Pixels]:
             for sample in itertools.islice(images(), _MEASURED):
                 try:
-                    yield decode(sample.data)
+                    yield decode(sample.data, max_pixels=max_pixels)
                 except DecodeError as error:
                     undecodable.append(str(error))
 

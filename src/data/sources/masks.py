@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from data.codecs.png import is_png
 from swinmim.outside import Unreadable, open_regular
 
-_LOOKED_AT = 64  # names that several images share
+_LOOKED_AT = 64  # names that several images share, and images of one name
 _COLOUR_TYPE = 25  # place in a PNG
 _GREY, _PALETTE = 0, 3
 
@@ -28,9 +28,10 @@ def label_masks(root: Path, names: Sequence[str]) -> str | None:
     looked_at = shared[:: max(1, len(shared) // _LOOKED_AT)]
     pairs = []
     for group in looked_at:
-        kinds = {name: _colour_type(root / name) for name in group}
-        masks = [name for name in group if kinds[name] == _PALETTE] or [n for n in group if kinds[n] == _GREY]
-        pictures = [name for name in group if name not in masks]
+        kinds = {name: _colour_type(root / name) for name in group[:: max(1, len(group) // _LOOKED_AT)]}
+        of_masks = _PALETTE if _PALETTE in kinds.values() else _GREY
+        masks = [name for name, kind in kinds.items() if kind == of_masks]
+        pictures = [name for name, kind in kinds.items() if kind != of_masks]
         if masks and pictures:
             pairs.append((pictures[0], masks[0], kinds[masks[0]]))
     grey = any(kind == _GREY for _, _, kind in pairs)

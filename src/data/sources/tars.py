@@ -130,12 +130,14 @@ def _targets(
         raise DataError(f"{one_line(bare)} has no {MEMBERS[kind]}. All samples have one, or none has.")
     if manifest:
         return manifest.classes
+    held: dict[int, list[Member]] = {tar.number: [] for tar in tars}
+    for entry in found:
+        if entry.target is not None:
+            held[entry.tar].append(entry.target)
     counts = set()
     for tar in tars:
         with tar.path.open("rb") as file:
-            for entry in found:
-                if entry.tar == tar.number and entry.target is not None:
-                    counts.add(read_target(file, entry.target, kind, None, str(tar.path)))
+            counts |= {read_target(file, target, kind, None, str(tar.path)) for target in held[tar.number]}
     return class_names(counts, None, len(found), kind)
 
 

@@ -52,7 +52,7 @@ def test_a_set_without_targets_gives_batches_without(shards):
     assert "target" not in read(shards, 0, 1)
 
 
-def test_targets_that_nothing_needs_are_not_read(shards):
+def test_targets_that_nothing_needs_are_not_decoded(shards):
     targets = WithTargets(shards, "boxes", tuple("abcd"), lambda _: b"damage")
     settings = LoaderSettings(**SMALL, targets=False)
     batch = BatchDataset(targets, np.arange(len(shards)), RandomCrop((16, 16)), settings, "train").__getitems__(
@@ -128,7 +128,7 @@ def test_a_mask_of_another_size_is_a_damaged_sample(shards, caplog):
         shards, "mask", ("a",), lambda n: encode_target("mask", np.zeros(sizes.get(n, (height, width)), np.uint8), 1)
     )
     assert read(targets, 3)["substituted"].tolist() == [True]
-    assert f"a mask of ({width}, {height}) for an image of ({height}, {width})" in caplog.text
+    assert f"its mask has {height}x{width} pixels, the image {width}x{height}" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -50,10 +50,6 @@ def classification():
     return made_module(made_task("classify"), LoggedTask)
 
 
-def metrics_of(module):
-    return module.metrics
-
-
 def validate(module, shards, indices, world, size=4):
     """Every rank's metric states, added up as torchmetrics does it over ranks; and the damaged images counted."""
     states, count = {}, 0
@@ -66,7 +62,7 @@ def validate(module, shards, indices, world, size=4):
             with torch.no_grad():
                 own.validation_step(batch, 0)
         count += own.logged["health/skipped_val_samples"]
-        for name, metric in metrics_of(own).items():
+        for name, metric in own.metrics.items():
             for state, value in metric.metric_state.items():
                 states[name, state] = states.get((name, state), 0) + value
     return states, count

@@ -68,11 +68,6 @@ def test_a_consumer_that_stops_early_leaves_no_process_behind():
     assert not multiprocessing.active_children()
 
 
-def test_encoder_processes_do_without_torch():
-    code = "import sys, data.write.workers, data.write.writer; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 @pytest.mark.slow
 def test_packing_a_folder_loads_no_client_of_a_server(tmp_path):
     make_folder(tmp_path / "in", 4)

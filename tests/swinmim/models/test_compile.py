@@ -8,7 +8,10 @@ from torch._dynamo.utils import counters
 from swinmim.models.swinv2 import SwinV2, create_encoder
 
 # Tracing looks at .grad of every input and hides the warning by a filter that "error" overrules.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+pytestmark = [
+    pytest.mark.usefixtures("fresh_compiler"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+]
 
 ARCHITECTURE = {"embed_dim": 32, "depths": (4, 2, 6, 2), "head_dim": 16}
 
@@ -27,14 +30,6 @@ def step(encoder: SwinV2) -> list[torch.Tensor]:
     encoder.zero_grad()
     encoder(torch.randn(2, 3, 64, 64)).square().sum().backward()
     return [p.grad.clone() for p in encoder.parameters()]
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.mark.slow

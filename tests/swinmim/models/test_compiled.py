@@ -10,15 +10,10 @@ from torch._dynamo.utils import counters
 from swinmim.models.compiled import CompileCount, Compiled, own_code
 from swinmim.models.swinv2 import SwinV2, create_encoder
 
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
+pytestmark = [
+    pytest.mark.usefixtures("fresh_compiler"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+]
 
 
 def graphs() -> int:

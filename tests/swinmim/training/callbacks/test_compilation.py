@@ -14,8 +14,8 @@ def double(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("is_global_zero", [True, False])
+@pytest.mark.usefixtures("fresh_compiler")
 def test_one_line_at_the_start_and_a_warning_where_it_compiles_again(caplog, is_global_zero):
-    torch._dynamo.reset()
     trainer = SimpleNamespace(global_step=1, is_global_zero=is_global_zero)
     callback, compiled = Compilation(), Compiled(double, backend="eager")
     callback.on_train_start(trainer, None)
