@@ -17,6 +17,6 @@ class TaskModel(nn.Module):
         self.head = task.head(encoder)
         self.features = task.features
 
-    def forward(self, images_BCHW: Tensor) -> Any:
-        """Normalised images (B, C, H, W) -> what the head gives."""
-        return self.head(self.features(self.encoder, images_BCHW))
+    def forward(self, images_BCHW: Tensor, *taught: Any) -> Any:
+        """Normalised images (B, C, H, W), and in training what `Task.teach` gave, -> what the head gives."""
+        return self.head(self.features(self.encoder, images_BCHW), *taught)

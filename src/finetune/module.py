@@ -38,15 +38,19 @@ class TaskModule(TrainingModule):
 
     def training_loss(self, batch: Batch) -> Tensor:
         images_BCHW, batch = self.task.mix(self.prepare(batch), batch)
-        return self.task.loss(self.network(images_BCHW), batch)
+        return self.task.loss(self.network(images_BCHW, *self.task.teach(batch)), batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.task.update(dict(self.metrics.items()), self.network(self.prepare(batch)), batch)
+        output = self.task.infer(self.network, self.prepare(batch))
+        self.task.update(dict(self.metrics.items()), output, batch)
         self.log_skipped("health/skipped_val_samples", batch["substituted"])
 
-    def prepare(self, batch: Batch) -> Tensor:
-        """uint8 (B, H, W, C) -> normalised float32 (B, C, H, W)."""
-        return normalise(batch["image"], self.mean, self.std)
+    def prepare(self, batch: Batch) -> Any:
+        """uint8 (B, H, W, C) -> normalised float32 (B, C, H, W); of a list a list of (C, H_i, W_i)."""
+        images = batch["image"]
+        if isinstance(images, list):
+            return [normalise(image[None], self.mean, self.std)[0] for image in images]
+        return normalise(images, self.mean, self.std)
 
     def describe(self) -> dict[str, Any]:
         return {"classes": list(self.task.subject.classes), "facts": dict(self.task.subject.facts)}

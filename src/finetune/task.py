@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 from swinmim.config import schema
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
     from torch import Tensor, nn
     from torchmetrics import Metric
 
@@ -23,8 +25,14 @@ if TYPE_CHECKING:
     from swinmim.models.swinv2 import SwinV2
     from swinmim.models.windows import Pair
 
-Rows = list[dict[str, Any]]
-"""One dict for each image, of plain values: text, numbers, lists of them; the same keys in each."""
+Row = dict[str, Any]
+"""An answer about one image, of plain values: text, numbers, lists of them.
+
+Two keys hold more, both in the image before the view (`size`): `mask`, uint8 (H, W), a class for each pixel; `objects`,
+a list of dicts with `class`, `score`, `bbox` [x, y, width, height] in pixels, and maybe `mask`, bool (H, W).
+"""
+Rows = list[Row]
+"""One for each image; the same keys in each."""
 
 
 @schema
@@ -88,6 +96,14 @@ class Task(ABC, Generic[Config]):
     def views(self, size: Pair) -> tuple[View, View]:
         """Of training and of evaluation: (image, target, seed) -> both, images of this (height, width)."""
 
+    def teach(self, batch: Batch) -> tuple[Any, ...]:
+        """What the head takes beside the features in training, for one that computes its losses itself."""
+        return ()
+
+    def infer(self, network: nn.Module, images_BCHW: Tensor) -> Any:
+        """The network's output in evaluation; images of a `native` view are a list of (C, H_i, W_i)."""
+        return network(images_BCHW)
+
     def mix(self, images_BCHW: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
         """Normalised training images on the device and their batch -> what the network sees, and a batch to match."""
         return images_BCHW, batch
@@ -98,15 +114,36 @@ class Task(ABC, Generic[Config]):
 
     @abstractmethod
     def metrics(self) -> dict[str, Metric]:
-        """Of validation, logged as val/NAME; each computes one number."""
+        """Of validation, logged as val/NAME; each computes one number, or a dict of them, each logged as val/KEY."""
+
+    def detailed_metrics(self) -> dict[str, Metric]:
+        """What `update` counts too where they are there, and only `details` reads: for `evaluate`."""
+        return {}
+
+    def details(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Of `metrics` and `detailed_metrics`: "per_class", rows; "confusion", int (truth, predicted)."""
+        return {}
 
     @abstractmethod
     def update(self, metrics: Mapping[str, Any], output: Any, batch: Batch) -> None:
         """Count a batch in `metrics`, without the samples that are not `valid`."""
 
     @abstractmethod
-    def predict(self, output: Any) -> Rows:
-        """What the head gave, in words and numbers, image by image."""
+    def predict(self, output: Any, batch: Batch) -> Rows:
+        """What the head gave, in words and numbers, image by image; of the batch only `image` and `size` are read."""
+
+    def truth(self, batch: Batch) -> Rows:
+        """What the targets say, with those keys of `predict` that they know."""
+        return [{} for _ in batch["valid"]]
+
+    def goodness(self, output: Any, batch: Batch) -> Tensor | None:
+        """How well each image is answered, (B,), larger is better; for pictures of the worst."""
+        return None
+
+    def draw(self, image_HWC: NDArray[Any], row: Row) -> Image | None:
+        """An answer, or the truth, over the image that it is about, uint8 (H, W, 3) in the size before the view; None:
+        words under the image say it."""
+        return None
 
     @abstractmethod
     def verdict(self, values: Mapping[str, float]) -> str:

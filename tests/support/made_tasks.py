@@ -3,9 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
 import yaml
 from torch import nn
 
+from data.codecs.targets import Boxes, Target
+from data.loading.batch import Batch
+from data.loading.dataset import together
+from data.loading.views import View
 from finetune.config import FinetuneConfig
 from finetune.model import TaskModel
 from finetune.module import TaskModule
@@ -35,6 +41,45 @@ def made_task(
     lists = {key: tuple(value) for key, value in settings.items() if isinstance(value, list)}
     subject = Subject(tuple(classes), channels, bits, facts or {})
     return task(task.Settings(**settings | lists), subject)
+
+
+def made_batch(task: Task[Any], view: View, count: int = 4) -> Batch:
+    """What the loader would give of random images of 40 x 50 with targets of the task's kind; the last is not valid."""
+    rng = np.random.default_rng(0)
+    classes = len(task.subject.classes)
+    images, targets = [], []
+    for seed in range(count):
+        pixels = rng.integers(0, 256, (40, 50, task.subject.channels), dtype=np.uint8)
+        image, target = view(pixels, _made_target(task.needs, classes, rng), seed)
+        images.append(image)
+        targets.append(target)
+    native = getattr(view, "native", False)
+    batch: Batch = {
+        "image": images if native else torch.stack(images),
+        "seed": torch.arange(count),
+        "index": torch.arange(count),
+        "substituted": torch.zeros(count, dtype=torch.bool),
+        "label": torch.arange(count) % classes,
+        "valid": torch.arange(count) < count - 1,
+        "size": torch.tensor([[40, 50]] * count),
+    }
+    if targets[0] is not None:
+        batch["target"] = together(targets)
+    return batch
+
+
+def _made_target(needs: str, classes: int, rng: np.random.Generator) -> Target | None:
+    match needs:
+        case "labels":
+            return rng.random(classes) < 0.5
+        case "value":
+            return rng.random(classes, dtype=np.float32)
+        case "mask":
+            return rng.integers(0, classes, (40, 50), dtype=np.uint8)
+        case "boxes":
+            boxes = np.array([[2, 3, 20, 25], [15, 10, 30, 24]], np.float32)
+            return Boxes(boxes, rng.integers(0, classes, 2), np.zeros(2, np.bool_))
+    return None
 
 
 def made_encoder() -> SwinV2:

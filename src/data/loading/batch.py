@@ -14,7 +14,8 @@ from data.codecs.decode import MAX_PIXELS, Decoder
 class Batch(TypedDict):
     """A micro-batch of any loader.
 
-    image: uint8, or uint16 from a set of 16 bits, (B, H, W, C), cropped and resized, not normalised.
+    image: uint8, or uint16 from a set of 16 bits, (B, H, W, C), cropped and resized, not normalised; from a view of
+        `native` images a list of B, (H_i, W_i, C).
     seed: int64 (B,), one non-negative random seed per sample, a function of (run seed, epoch, global position). What is
         random on the device is derived from it, so it does not depend on rank, worker or restart.
     index: int64 (B,), index of the delivered image in its shard set; -1 from a stream.
@@ -22,16 +23,18 @@ class Batch(TypedDict):
     label: int64 (B,), index into the set's classes; -1 where it has no labels.
     valid: bool (B,), False where an evaluation batch is filled up with repeats, or holds another sample than planned.
         Sums must leave those out.
+    size: int64 (B, 2), (height, width) of the image before the view; not from a stream.
     target: only where the set has targets: (B, ...) where the view makes tensors of one shape, else a list of B, as
         of dicts with the boxes of each image.
     """
 
-    image: Tensor
+    image: Tensor | list[Tensor]
     seed: Tensor
     index: Tensor
     substituted: Tensor
     label: Tensor
     valid: Tensor
+    size: NotRequired[Tensor]
     target: NotRequired[Tensor | list[Any]]
 
 
@@ -49,7 +52,6 @@ class LoaderSettings:
     """Samples per process and forward pass."""
     num_workers: int = 0
     """Loader processes per rank; they do not change the batches."""
-    """None is `batch_size`."""
     max_bad_fraction: float = 1e-3
     """Share of an epoch's samples, over all ranks, that may be damaged; a few always may."""
     lanes: int = 1

@@ -62,6 +62,7 @@ class BatchDataset(Dataset[Batch]):
     ) -> None:
         self.shards, self.indices, self.view, self.settings, self.purpose = shards, indices, view, settings, purpose
         self._shape = (*settings.resolution, shards.channels)
+        self.native = getattr(view, "native", False)
         self._dtype = torch.uint8 if shards.bits == 8 else torch.uint16
         self.kind = shards.target if settings.targets else None
         self._named: set[int] = set()
@@ -82,33 +83,38 @@ class BatchDataset(Dataset[Batch]):
 
     def __getitems__(self, places: list[Place]) -> Batch:
         """The batch of these places; the stock DataLoader calls this with what the batch sampler yields."""
-        image = torch.empty(len(places), *self._shape, dtype=self._dtype)
+        image = torch.empty(0 if self.native else len(places), *self._shape, dtype=self._dtype)
         worker = get_worker_info()
-        if worker is not None:
+        if worker is not None and not self.native:
             # Filled where the trainer will read it, instead of copied there later.
             image.share_memory_()  # type: ignore[no-untyped-call]
         positions = np.array([place.position for place in places])
         seeds = sample_seeds(self.settings.seed, places[0].epoch, positions, self.purpose)
         rows = image.numpy()  # as for `_reading`: an assignment through numpy takes a tenth of the time
-        index, label, target = [], [], []
+        index, label, target, size, images = [], [], [], [], []
         for row, (place, seed) in enumerate(zip(places, seeds.tolist(), strict=True)):
             found = self._load(place.sample, seed, worker.id if worker is not None else None)
-            rows[row] = found.image
+            if self.native:
+                images.append(found.image)
+            else:
+                rows[row] = found.image
+            size.append(found.size)
             index.append(found.sample)
             label.append(found.label)
             target.append(found.target)
         valid = torch.tensor([place.valid for place in places])
         substituted = valid & torch.tensor([found != place.sample for found, place in zip(index, places, strict=True)])
         batch: Batch = {
-            "image": image,
+            "image": images if self.native else image,
             "seed": torch.from_numpy(seeds),
             "index": torch.tensor(index),
             "substituted": substituted,
             "label": torch.tensor(label),
             "valid": valid & ~substituted if self.purpose == "eval" else valid,
         }
+        batch["size"] = torch.tensor(size)
         if self.kind is not None:
-            batch["target"] = _together(target)
+            batch["target"] = together(target)
         return batch
 
     def _load(self, planned: int, seed: int, worker: int | None) -> "_Loaded":
@@ -128,13 +134,13 @@ class BatchDataset(Dataset[Batch]):
                 self._warn(index, f"{record.name}: {error}")
             else:
                 reading[worker or 0] = 0
-                return _Loaded(image, seen, index, record.label)
+                return _Loaded(image, pixels.shape[:2], seen, index, record.label)
             draw = int(words(key("substitute", seed), np.array([attempt]))[0])
             near = self._shard_of(planned) if attempt < _NEARBY else self.indices
             index = int(near[draw % len(near)])
         image = torch.zeros(self._shape, dtype=self._dtype)
         _, seen = self.view(image, self._nothing(), seed)  # of the shape of the others
-        return _Loaded(image, seen, -1, -1)
+        return _Loaded(image, self.settings.resolution, seen, -1, -1)
 
     def _decode(self, record: Record) -> tuple[Pixels, Target | None]:
         shards = self.shards
@@ -178,12 +184,13 @@ class BatchDataset(Dataset[Batch]):
 
 class _Loaded(NamedTuple):
     image: Tensor
+    size: tuple[int, int]
     target: Seen
     sample: int
     label: int
 
 
-def _together(targets: list[Any]) -> Tensor | list[Any]:
+def together(targets: list[Any]) -> Tensor | list[Any]:
     """One tensor where all are tensors of one shape."""
     if all(isinstance(target, Tensor) and target.shape == targets[0].shape for target in targets):
         return torch.stack(targets)

@@ -93,7 +93,10 @@ Seen = Tensor | dict[str, Tensor] | None
 """A target after a view; of `Boxes` a dict: `boxes`, float32 (N, 4) as x1, y1, x2, y2 in pixels, `labels`, `crowd`, and
 `masks` where there are some."""
 View = Callable[[Image, Target | None, int], tuple[Tensor, Seen]]
-"""Image (H, W, C) of 8 or 16 bits, target and the sample's seed to image (height, width, C) of as many, and target."""
+"""Image (H, W, C) of 8 or 16 bits, target and the sample's seed to image (height, width, C) of as many, and target.
+
+One with the attribute `native` = True gives images of any size, and batches of it are lists.
+"""
 
 
 def see(

@@ -76,7 +76,7 @@ class Classify(PooledTask[ClassifyConfig]):
                     metric.update(logits, label)
             metrics["loss"].update(F.cross_entropy(logits, label), weight=len(label))
 
-    def predict(self, output: Tensor) -> Rows:
+    def predict(self, output: Tensor, batch: Batch) -> Rows:
         """The likeliest `class` and its `probability`."""
         best = output.float().softmax(1).max(1)
         classes = [self.subject.classes[index] for index in best.indices.tolist()]

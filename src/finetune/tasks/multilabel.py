@@ -114,7 +114,7 @@ class Multilabel(PooledTask[MultilabelConfig]):
             metrics["f1_macro"].update(probability, target.int())
             metrics["loss"].update(F.binary_cross_entropy_with_logits(logits, target), weight=len(target))
 
-    def predict(self, output: Tensor) -> Rows:
+    def predict(self, output: Tensor, batch: Batch) -> Rows:
         """The `labels` above the threshold, and the `probabilities` of all, in their order."""
         probability = output.float().sigmoid()
         given = (probability > self.settings.threshold).tolist()

@@ -61,7 +61,7 @@ class TrainingModule(L.LightningModule):
     rules: tuple[str, ...]
     """No-decay rules that must match (`optim.param_groups.NO_DECAY`)."""
     metrics: nn.ModuleDict
-    """Of validation, logged as val/NAME; each computes one number."""
+    """Of validation, logged as val/NAME; each computes one number, or a dict of them, each logged as val/KEY."""
     mean: Tensor
     std: Tensor
 
@@ -134,7 +134,9 @@ class TrainingModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         self.validated = self.global_step
         for name, metric in cast(dict[str, Metric], self.metrics).items():
-            self.log(f"val/{name}", metric.compute())
+            value = metric.compute()
+            for key, number in value.items() if isinstance(value, dict) else [(name, value)]:
+                self.log(f"val/{key}", number)
             metric.reset()
         self.log("samples_seen", self.samples_seen)
 

@@ -44,6 +44,20 @@ def read(shards, *samples, view=None):
     return dataset.__getitems__(places(*samples))
 
 
+def test_a_batch_of_native_images_is_a_list(shards):
+    class Native:
+        native = True
+
+        def __call__(self, image, target, seed):
+            return torch.from_numpy(image), target
+
+    batch = read(shards, 0, 3, 5, view=Native())
+    decoded = [decode(shards.read(n).data) for n in (0, 3, 5)]
+    assert [image.tolist() for image in batch["image"]] == [image.tolist() for image in decoded]
+    assert batch["size"].tolist() == [list(image.shape[:2]) for image in decoded]
+    assert read(shards, 0, 3, 5)["size"].tolist() == batch["size"].tolist()
+
+
 def labels_of(index):
     return json.dumps(sorted({index % 3, 2})).encode()
 

@@ -105,6 +105,7 @@ def test_the_batch_contract(shards):
         "substituted": (torch.bool, (4,)),
         "label": (torch.int64, (4,)),
         "valid": (torch.bool, (4,)),
+        "size": (torch.int64, (4, 2)),
     }
     assert batch["label"].tolist() == shards.labels[batch["index"]].tolist()
     assert set(batch["index"].tolist()) <= set(data.train_indices.tolist())

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from made_loaders import shard_data
 from servers import file_server
 
@@ -211,7 +212,7 @@ def test_training_batches_are_those_of_the_local_set(server, shards, tmp_path, w
     for _ in range(5):
         Remote(server.url, allow_insecure=True).read("manifest.json", 10**6, lambda data: None)
     assert time.monotonic() - began < 50  # a connection whose events another process took waits for 60
-    assert all((a == b).all() for a, b in zip(local, batches, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(local, batches, strict=True))
     assert len([name for name in server.requests if name.endswith(".tar")]) == 6
 
 

@@ -67,7 +67,7 @@ def test_metrics_leave_out_what_is_not_valid(num_classes):
 
 def test_predictions_and_verdict_are_plain():
     task = made_task("classify", ["cat", "dog", "owl"])
-    rows = task.predict(LOGITS)
+    rows = task.predict(LOGITS, {})
     assert [row["class"] for row in rows] == ["cat", "dog", "owl", "cat"]
     assert rows[0]["probability"] == pytest.approx(float(LOGITS[0].softmax(0)[0]))
     assert task.verdict({"val/top1": 0.8125}) == "validation top-1 81.25 %"

@@ -127,7 +127,7 @@ def test_one_label_is_refused():
 
 def test_predictions_and_verdict_are_plain():
     task = made_task("multilabel", LABELS, threshold=0.5)
-    rows = task.predict(torch.tensor([[1.0, -1.0, 0.1, -0.1], [-1.0, -1.0, -1.0, -1.0]]))
+    rows = task.predict(torch.tensor([[1.0, -1.0, 0.1, -0.1], [-1.0, -1.0, -1.0, -1.0]]), {})
     assert [row["labels"] for row in rows] == [["red", "old"], []]
     assert rows[0]["probabilities"] == pytest.approx(torch.tensor([1.0, -1.0, 0.1, -0.1]).sigmoid().tolist())
     assert task.verdict({"val/map": 0.5, "val/f1_micro": 0.25}) == "validation mAP 50.00 %, micro F1 25.00 %"
