@@ -4,9 +4,8 @@ Folders are packed once into a cache and reused. Only here it is decided whether
 """
 
 from pathlib import Path
-from typing import Literal
 
-from data.codecs.targets import TargetKind
+from data.codecs.targets import Needs
 from data.config import DataConfig, LabelledDataConfig
 from data.loading.batch import LoaderSettings
 from data.loading.module import Part, ShardData, StreamData
@@ -29,13 +28,10 @@ DIGITS = "builtin:digits"
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "test")
 
-Needs = Literal["nothing", "label"] | TargetKind
-"""What a task is taught with: nothing, one class for each image, or a target."""
 
-
-def open_source(path: str | Path, config: DataConfig, channels: int = 3) -> ShardSet:
+def open_source(path: str | Path, config: DataConfig, channels: int = 3, needs: Needs = "nothing") -> ShardSet:
     """Open "builtin:digits", a shard set here or on a server, or a folder of images of any shape, which is packed
-    into the cache first, with so many channels.
+    into the cache first, with so many channels and the targets that are needed.
 
     Raises:
         DataError: the path is none of these, or holds nothing usable.
@@ -49,7 +45,7 @@ def open_source(path: str | Path, config: DataConfig, channels: int = 3) -> Shar
         return open_remote(str(path), cache / "remote", config.cache_bytes, config.allow_insecure)
     if is_shard_set(Path(path)):
         return ShardSet.open(path)
-    return ShardSet.open(pack(path, cache, _options(config, channels)))
+    return ShardSet.open(pack(path, cache, _options(config, channels), needs=needs))
 
 
 def _options(config: DataConfig, channels: int) -> WriteOptions:
@@ -93,10 +89,10 @@ def open_labelled(path: str, config: DataConfig, needs: Needs, channels: int = 3
             next(filter(Path.is_dir, (Path(path, name) for name in names)), None) for names in (TRAIN_NAMES, VAL_NAMES)
         )
     if train_dir is None or val_dir is None:
-        return _require(open_source(path, config, channels), needs), None
-    train = _require(open_source(train_dir, config, channels), needs)
+        return _require(open_source(path, config, channels, needs), needs), None
+    train = _require(open_source(train_dir, config, channels, needs), needs)
     if not is_shard_set(val_dir):
-        val_dir = pack(val_dir, config.cache_folder(), _options(config, channels), train.classes)
+        val_dir = pack(val_dir, config.cache_folder(), _options(config, channels), train.classes, needs)
     return train, _require(ShardSet.open(val_dir), needs)
 
 

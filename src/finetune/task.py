@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torchmetrics import Metric
 
+    from data.codecs.targets import Needs
     from data.loading.batch import Batch
     from data.loading.views import View
-    from data.open import Needs
     from swinmim.models.swinv2 import SwinV2
     from swinmim.models.windows import Pair
 

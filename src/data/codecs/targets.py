@@ -23,6 +23,9 @@ from data.codecs.png import is_png
 TargetKind = Literal["labels", "value", "mask", "boxes"]
 """labels: any number of classes; value: numbers; mask: a class for each pixel; boxes: objects and where they are."""
 
+Needs = Literal["nothing", "label"] | TargetKind
+"""What a task is taught with: nothing, one class for each image, or a target."""
+
 MEMBERS: dict[TargetKind, str] = {
     "labels": "labels.json",
     "value": "value.json",

@@ -5,5 +5,5 @@ folder        a tree of images                         listing       CSV, TSV, J
 tars          ImageNet's tars and WebDataset shards    hub           a Hugging Face dataset
 digits        the built-in set                         labels        labels as people write them -> numbers
 keys          what belongs together in a tar           tar_targets   targets that lie in tars
-masks         label masks among images, noticed
+masks         label masks among images, noticed        annotated/    targets in files of their own
 """

@@ -4,7 +4,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from data.codecs.targets import Needs
 from data.sources import hub, listing
+from data.sources.annotated import read_annotated
 from data.sources.folder import read_folder
 from data.sources.source import Source, is_hidden, not_an_image
 from data.sources.tars import read_tars
@@ -12,8 +14,12 @@ from swinmim.errors import DataError
 from swinmim.outside import one_line
 
 
-def find_source(name: str) -> Source:
+def find_source(name: str, needs: Needs | None = None) -> Source:
     """Open a folder of images, a list file, a tar, a folder of tars (WebDataset or ImageNet), or "hf-dataset:NAME".
+
+    Args:
+        name: as typed.
+        needs: which targets are looked for beside a folder's images; None for any.
 
     Raises:
         DataError: nothing of the kind, or nothing usable in it.
@@ -43,7 +49,7 @@ def find_source(name: str) -> Source:
                 f" ({tars[0]}, or a folder of them)."
             )
         return read_tars(tars)
-    return read_folder(path)
+    return read_annotated(path, needs) or read_folder(path)
 
 
 def _is_image(file: Path) -> bool:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data.codecs.targets import Needs
 from data.shards.lock import shared_lock
 from data.shards.manifest import VERSION, is_shard_set
+from data.sources.annotated import read_annotated
 from data.sources.folder import read_folder
 from data.sources.listing import SUFFIXES, read_list
 from data.sources.source import FileSource, Source
@@ -74,10 +76,12 @@ def pack(
     cache_dir: str | Path,
     options: WriteOptions | None = None,
     classes: tuple[str, ...] | None = None,
+    needs: Needs = "nothing",
 ) -> Path:
     """Pack a folder or list of images into `cache_dir`, or find it there; says which, with what was found.
 
-    The copy is reused as long as the listing (paths, sizes, times) and the options stay the same.
+    The copy is reused as long as the listing (paths, sizes, times) and the options stay the same. `needs` names the
+    targets that are looked for beside the images of a folder.
 
     Raises:
         TooManyLeftOut: more unusable files than the options allow; the next call goes on where this one ended.
@@ -90,7 +94,11 @@ def pack(
             f"data.path is a folder of images, a list ({', '.join(SUFFIXES)}) or a shard set, got the file {folder}. "
             f"Tars are written first: python -m data.write {shell_quoted(folder)} SHARDS, then data.path=SHARDS."
         )
-    source: FileSource = read_list(Path(folder)) if is_list else read_folder(folder, classes)
+    source: FileSource
+    if is_list:
+        source = read_list(Path(folder))
+    else:
+        source = read_annotated(Path(folder), needs, classes) or read_folder(folder, classes)
     dest = Path(cache_dir) / _cache_name(source, options)
     if options.channels not in (1, 3) and not is_shard_set(dest):
         _say(
