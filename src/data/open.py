@@ -3,6 +3,7 @@
 Folders are packed once into a cache and reused. Only here it is decided whether images are indexed or streamed.
 """
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data.codecs.targets import Needs
@@ -19,6 +20,7 @@ from data.shards.mixed import MixedSet
 from data.shards.remote import is_url
 from data.shards.set import SampleSet
 from data.shards.streamed import StreamSet
+from data.sources.annotated import LAYOUTS
 from data.sources.digits import SIDE, read_digits
 from data.write.pack import pack, packed
 from data.write.writer import WriteOptions
@@ -27,6 +29,7 @@ from swinmim.errors import ConfigError, DataError
 DIGITS = "builtin:digits"
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "test")
+"""Of a split's folder, maybe with a year behind them (train2017)."""
 
 
 def open_source(path: str | Path, config: DataConfig, channels: int = 3, needs: Needs = "nothing") -> ShardSet:
@@ -76,24 +79,35 @@ def open_data(config: DataConfig, channels: int = 3) -> SampleSet | StreamSet:
 def open_labelled(path: str, config: DataConfig, needs: Needs, channels: int = 3) -> tuple[ShardSet, ShardSet | None]:
     """Open a source for fine-tuning.
 
-    A directory with `train` and one of `val`, `valid`, `validation`, `test` gives both; anything else gives one set and
-    None, to be split with `order.split`.
+    A directory with `train` and one of `val`, `valid`, `validation`, `test`, or with these in its `images`, gives both;
+    anything else gives one set and None, to be split with `order.split`.
 
     Raises:
         DataError: as `open_source`; not what the task needs; or a folder with classes that `train` lacks.
     """
-    if is_url(path) or is_shard_set(Path(path)):
-        train_dir = val_dir = None
-    else:
-        train_dir, val_dir = (
-            next(filter(Path.is_dir, (Path(path, name) for name in names)), None) for names in (TRAIN_NAMES, VAL_NAMES)
-        )
+    train_dir, val_dir = None, None
+    if not is_url(path) and not is_shard_set(Path(path)):
+        train_dir, val_dir = _splits(Path(path))
     if train_dir is None or val_dir is None:
         return _require(open_source(path, config, channels, needs), needs), None
     train = _require(open_source(train_dir, config, channels, needs), needs)
     if not is_shard_set(val_dir):
         val_dir = pack(val_dir, config.cache_folder(), _options(config, channels), train.classes, needs)
     return train, _require(ShardSet.open(val_dir), needs)
+
+
+def _splits(path: Path) -> tuple[Path | None, Path | None]:
+    """The folders of training and of validation images."""
+    for root in (path, path / "images"):
+        train, val = (next(_named(root, names), None) for names in (TRAIN_NAMES, VAL_NAMES))
+        if train and val:
+            return train, val
+    return None, None
+
+
+def _named(root: Path, names: Sequence[str]) -> Iterator[Path]:
+    for name in names:
+        yield from filter(Path.is_dir, [root / name, *sorted(root.glob(f"{name}[0-9][0-9][0-9][0-9]"))])
 
 
 def _require(shards: ShardSet, needs: Needs) -> ShardSet:
@@ -103,9 +117,10 @@ def _require(shards: ShardSet, needs: Needs) -> ShardSet:
             " after its class: DIR/cat/1.jpg, DIR/dog/2.jpg."
         )
     if needs not in ("nothing", "label", shards.target):
+        layouts = f", or give the folder of {LAYOUTS[needs]}" if needs in LAYOUTS else ""
         raise DataError(
             f"This task needs {needs} with each image; {shards.path} has {shards.target or 'none'}. Write the set from"
-            " a source that has them (python -m data.write)."
+            f" a source that has them (python -m data.write){layouts}."
         )
     return shards
 

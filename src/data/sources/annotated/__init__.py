@@ -1,5 +1,8 @@
 """Images whose targets lie in files of their own: who reads which kind, found by looking.
 
+coco          COCO files               voc           Pascal VOC's XML           yolo          YOLO's text
+boxes         what these share         outlines      polygons and runs -> masks
+
 A reader gets a directory, and the classes that its set must have or None for those that are found; it returns None
 where what it knows does not lie there, and raises DataError where that is there and wrong.
 """
@@ -8,11 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data.codecs.targets import Needs, TargetKind
+from data.sources.annotated.coco import read_coco
+from data.sources.annotated.voc import read_voc
+from data.sources.annotated.yolo import read_yolo
 from data.sources.source import FileSource
 
 Reader = Callable[[Path, tuple[str, ...] | None], FileSource | None]
 
-READERS: dict[TargetKind, tuple[Reader, ...]] = {}
+READERS: dict[TargetKind, tuple[Reader, ...]] = {"boxes": (read_coco, read_voc, read_yolo)}
+
+LAYOUTS: dict[TargetKind, str] = {
+    "boxes": "a COCO file (DIR/train.json beside DIR/train, or inside it), Pascal VOC's XML (Annotations beside"
+    " JPEGImages) or YOLO's text (labels beside images)",
+}
+"""Where the readers look, in words for who has nothing there."""
 
 
 def read_annotated(path: Path, needs: Needs | None, classes: tuple[str, ...] | None = None) -> FileSource | None:
