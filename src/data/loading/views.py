@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image as pillow
 from PIL import ImageOps
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask, TVTensor
 
@@ -110,15 +110,22 @@ def see(
     if target is None:
         return None
     if isinstance(target, Boxes):
-        corners = np.concatenate([target.boxes[:, :2], target.boxes[:, :2] + target.boxes[:, 2:]], axis=1)
-        boxes = BoundingBoxes(torch.from_numpy(corners), format=BoundingBoxFormat.XYXY, canvas_size=size)
-        boxes, kept = functional.sanitize_bounding_boxes(_move(boxes, box, resolution, mirrored))
-        seen = {"boxes": boxes.as_subclass(Tensor)}
-        seen |= {"labels": torch.tensor(target.labels)[kept], "crowd": torch.tensor(target.crowd)[kept]}
+        seen = unmoved(target)
+        boxes = BoundingBoxes(seen["boxes"], format=BoundingBoxFormat.XYXY, canvas_size=size)
+        moved, kept = functional.sanitize_bounding_boxes(_move(boxes, box, resolution, mirrored))
+        seen = {"boxes": moved.as_subclass(Tensor), "labels": seen["labels"][kept], "crowd": seen["crowd"][kept]}
         if target.masks is not None:
             seen["masks"] = _move_masks(target.masks[kept.numpy()], box, resolution, mirrored)
         return seen
     return _move_masks(target[None], box, resolution, mirrored)[0] if target.ndim == 2 else torch.tensor(target)
+
+
+def unmoved(target: Boxes) -> dict[str, Tensor]:
+    """All objects of an image, where they are."""
+    corners = np.concatenate([target.boxes[:, :2], target.boxes[:, :2] + target.boxes[:, 2:]], axis=1)
+    seen = {"boxes": torch.from_numpy(corners), "labels": torch.tensor(target.labels)}
+    seen["crowd"] = torch.tensor(target.crowd)
+    return seen if target.masks is None else seen | {"masks": torch.tensor(target.masks)}
 
 
 def _move_masks(masks_NHW: NDArray[Any], box: Box, resolution: tuple[int, int], mirrored: bool) -> Tensor:
@@ -221,3 +228,62 @@ class CenterCrop:
         size = image_HWC.shape[0], image_HWC.shape[1]
         box = center_box(*size, size if self.mode == "squash" else self.resolution, self.crop_ratio)
         return _cut(image_HWC, box, self.resolution, "bicubic"), see(target, size, box, self.resolution)
+
+
+def fitted(size: tuple[int, int], canvas: tuple[int, int], scale: float = 1.0) -> tuple[int, int]:
+    """(height, width) of an image of `size` as large as it fits into the canvas, times `scale`."""
+    factor = min(canvas[0] / size[0], canvas[1] / size[1]) * scale
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+class ScaleJitter:
+    """A training view of objects: the whole image in another size, on one canvas for all.
+
+    Large-scale jitter (arXiv 2012.07177, appendix): the image as it fits the canvas, times a random factor; of a larger
+    one a random part, a smaller one is filled up below and to the right with mid grey. Then a flip of the picture.
+    Boxes and masks go along; a label mask is not known here.
+
+    Args:
+        canvas: (height, width) of the result.
+        scale: least and largest factor; the published ones are (0.1, 2).
+    """
+
+    def __init__(self, canvas: tuple[int, int], scale: tuple[float, float], *, flip: bool = True) -> None:
+        self.canvas, self.scale, self.flip = canvas, scale, flip
+
+    def __call__(self, image_HWC: Image, target: Target | None, seed: int) -> tuple[Tensor, Seen]:
+        height, width = image_HWC.shape[0], image_HWC.shape[1]
+        least, most = self.scale
+        h, w = fitted((height, width), self.canvas, least + (most - least) * uniform(seed, 0))
+        shown = min(h, self.canvas[0]), min(w, self.canvas[1])
+        # the part of the image that is to be seen, in its own pixels: resizing all of it would be more work
+        high, wide = max(1, round(height * shown[0] / h)), max(1, round(width * shown[1] / w))
+        top, left = (int(uniform(seed, n) * (room + 1)) for n, room in ((1, height - high), (2, width - wide)))
+        box, mirrored = (top, left, high, wide), self.flip and flips(seed)
+        picture_HWC = _cut(image_HWC, box, shown, "bilinear")
+        seen = see(target, (height, width), box, shown, mirrored)
+        if isinstance(seen, dict) and "masks" in seen:
+            seen["masks"] = pad(seen["masks"], (0, self.canvas[1] - shown[1], 0, self.canvas[0] - shown[0]))
+        return _filled_up(picture_HWC.flip(1) if mirrored else picture_HWC, self.canvas), seen
+
+
+class Letterbox:
+    """The view for evaluation of objects: the whole image as large as it fits, filled up below and to the right with
+    mid grey. Boxes and masks stay as they are in the image, where answers are judged; the seed is not used.
+    """
+
+    def __init__(self, canvas: tuple[int, int]) -> None:
+        self.canvas = canvas
+
+    def __call__(self, image_HWC: Image, target: Target | None, seed: int) -> tuple[Tensor, Seen]:
+        size = image_HWC.shape[0], image_HWC.shape[1]
+        picture_HWC = resize(image_HWC, fitted(size, self.canvas))
+        seen = unmoved(target) if isinstance(target, Boxes) else see(target, size, (0, 0, *size), size)
+        return _filled_up(picture_HWC, self.canvas), seen
+
+
+def _filled_up(picture_HWC: Tensor, canvas: tuple[int, int]) -> Tensor:
+    grey = 1 << 15 if picture_HWC.dtype == torch.uint16 else 1 << 7
+    filled = np.full((*canvas, picture_HWC.shape[2]), grey, picture_HWC.numpy().dtype)  # torch fills no uint16
+    filled[: picture_HWC.shape[0], : picture_HWC.shape[1]] = picture_HWC.numpy()
+    return torch.from_numpy(filled)

@@ -3,4 +3,6 @@
 registry      kind -> task
 pooled        what tasks share that give one answer for a whole image
 classify      one class per image              multilabel    any number of labels per image
+detect        boxes and masks of objects       rcnn          its head
+objects       judging and drawing them
 """

@@ -8,9 +8,10 @@ from pydantic import Field
 
 from finetune.task import Task, TaskConfig
 from finetune.tasks.classify import Classify
+from finetune.tasks.detect import Detect
 from finetune.tasks.multilabel import Multilabel
 
-TASKS: dict[str, type[Task[Any]]] = {task.kind: task for task in (Classify, Multilabel)}
+TASKS: dict[str, type[Task[Any]]] = {task.kind: task for task in (Classify, Multilabel, Detect)}
 
 if TYPE_CHECKING:
     AnyTaskConfig = TaskConfig

@@ -34,7 +34,7 @@ class Marked:
 
 @dataclass(frozen=True)
 class Photo:
-    """name: of its file, from the root. size: (height, width) that the boxes are in; None: boxes are shares of these."""
+    """name: of its file, from the root. size: (height, width) that the boxes are in; None: boxes are shares of it."""
 
     name: str
     size: tuple[int, int] | None
