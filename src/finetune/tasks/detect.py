@@ -127,11 +127,10 @@ class Detect(Task[DetectConfig]):
 
     def update(self, metrics: Mapping[str, Any], output: list[dict[str, Tensor]], batch: Batch) -> None:
         answers, truths = [], []
-        for found, seen, valid in zip(
-            self._placed(output, batch), batch["target"], batch["valid"].tolist(), strict=True
-        ):
+        placed, valid = self._placed(output, batch), batch["valid"].tolist()
+        for found, seen, counts in zip(placed, batch["target"], valid, strict=True):
             # Ranks gather image by image: one that does not count is an empty one, not a missing one.
-            kept = slice(None) if valid else slice(0)
+            kept = slice(None) if counts else slice(0)
             answers.append({key: value[kept] for key, value in found.items()})
             truth = {key: seen[key][kept] for key in ("boxes", "labels", *(["masks"] if self.masks else []))}
             truths.append({**truth, "iscrowd": seen["crowd"][kept].int()})
@@ -174,11 +173,10 @@ class Detect(Task[DetectConfig]):
     def _row(self, found: Mapping[str, Tensor]) -> Row:
         boxes = found["boxes"].clone()
         boxes[:, 2:] -= boxes[:, :2]
+        columns = found["labels"].tolist(), found["scores"].tolist(), boxes.tolist()
         objects: list[dict[str, Any]] = [
             {"class": self.subject.classes[label], "score": score, "bbox": box}
-            for label, score, box in zip(
-                found["labels"].tolist(), found["scores"].tolist(), boxes.tolist(), strict=True
-            )
+            for label, score, box in zip(*columns, strict=True)
         ]
         if self.masks and "masks" in found:
             for each, mask in zip(objects, found["masks"].bool().cpu().numpy(), strict=True):
@@ -186,8 +184,8 @@ class Detect(Task[DetectConfig]):
         return {"objects": objects}
 
     def goodness(self, output: list[dict[str, Tensor]], batch: Batch) -> Tensor:
-        """How sure and how exact the best answer to an object is, score times overlap, as a mean over the objects; where
-        there is none, 1 less the surest answer.
+        """Score times overlap of the best answer to an object, as a mean over the objects; where there is none, 1 less
+        the surest answer.
         """
         import torch
         from torchvision.ops import box_iou
@@ -216,4 +214,5 @@ class Detect(Task[DetectConfig]):
         return super().describe() | {"masks": self.masks}
 
     def evaluation(self) -> dict[str, Any]:
-        return {"crop_pct": 1.0, "crop_mode": "border", "interpolation": "bilinear"}
+        # the whole picture; that its aspect is kept there is no word for
+        return {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"}
