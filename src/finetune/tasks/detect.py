@@ -45,6 +45,10 @@ class DetectConfig(TaskConfig):
     """Of all maps of the pyramid, and of the mask head."""
     box_channels: Width
     """Of the two layers that judge a box."""
+    proposals: Width
+    """Places in an image that are looked at twice."""
+    sampled: Width
+    """Training: places in an image that the second look learns from, at most a quarter of them objects."""
     least_score: Share
     """Answers below it are none."""
     most_objects: Width

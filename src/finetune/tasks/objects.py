@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,13 @@ def average_precision(*, masks: bool, classes: Sequence[str] = ()) -> Metric:
 
     class AveragePrecision(MeanAveragePrecision):
         def compute(self) -> Any:
-            found = super().compute()
+            log = logging.getLogger("faster_coco_eval")
+            level = log.level
+            log.setLevel(logging.WARNING)  # it tells each step, and a table
+            try:
+                found = super().compute()
+            finally:
+                log.setLevel(level)
             named = {theirs + "_" if masks else "": ours for theirs, ours in kinds.items()}
             if classes:
                 return _each(found, classes, named)

@@ -51,6 +51,11 @@ class RCNN(nn.Module):
         parts: dict[str, Any] = {
             "rpn_anchor_generator": anchors,
             "rpn_head": _RPNHead(channels, len(_RATIOS)),
+            "rpn_pre_nms_top_n_train": 2 * settings.proposals,
+            "rpn_pre_nms_top_n_test": settings.proposals,
+            "rpn_post_nms_top_n_train": settings.proposals,
+            "rpn_post_nms_top_n_test": settings.proposals,
+            "box_batch_size_per_image": settings.sampled,
             "box_roi_pool": MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
             "box_head": TwoMLPHead(channels * 7 * 7, settings.box_channels),
             "box_predictor": _BoxPredictor(settings.box_channels, classes + 1),

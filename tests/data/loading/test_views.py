@@ -13,7 +13,17 @@ from torchvision.tv_tensors import Image as TVImage
 
 from data.codecs.targets import Boxes
 from data.loading.normalise import FLIP_STREAM, MASK_STREAM, flips, hash_bits, normalise, random_flip
-from data.loading.views import CenterCrop, RandomCrop, center_box, crop_box, resize, see
+from data.loading.views import (
+    CenterCrop,
+    Letterbox,
+    RandomCrop,
+    ScaleJitter,
+    center_box,
+    crop_box,
+    fitted,
+    resize,
+    see,
+)
 from data.order.hashing import sample_seeds
 
 SCALE = (0.08, 1.0)
@@ -386,3 +396,95 @@ def test_what_counts_for_the_whole_image_stays_and_images_without_objects_too():
     read_only = np.zeros((60, 80), np.uint8)
     read_only.flags.writeable = False  # as a decoder may return it
     assert see(read_only, (60, 80), center_box(60, 80, (16, 16), 1.0), (16, 16)).shape == (16, 16)
+
+
+def objects_of_a_picture(high, wide):
+    """A picture of dark grey with a bright rectangle, and the objects that say where it is."""
+    pixels = np.full((high, wide, 3), 40, np.uint8)
+    top, left, bottom, right = high // 4, wide // 5, high // 2, wide // 2
+    pixels[top:bottom, left:right] = 240
+    masks = np.zeros((1, high, wide), np.bool_)
+    masks[0, top:bottom, left:right] = True
+    boxes = np.array([[left, top, right - left, bottom - top]], np.float32)
+    return pixels, Boxes(boxes, np.array([0]), np.zeros(1, np.bool_), masks)
+
+
+@pytest.mark.parametrize("shape", [(60, 80), (200, 90), (64, 64), (30, 31)])
+def test_scale_jitter_moves_boxes_and_masks_with_the_picture(shape):
+    view = ScaleJitter((64, 64), (0.5, 2.0))
+    pixels, objects = objects_of_a_picture(*shape)
+    sides, kept = set(), 0
+    for seed in map(int, SEEDS[:60]):
+        image, seen = view(pixels, objects, seed)
+        assert image.shape == (64, 64, 3)
+        assert seen["masks"].shape[1:] == (64, 64)
+        content = (image != 128).any(2)
+        sides.add((int(content.any(1).sum()), int(content.any(0).sum())))
+        if not len(seen["boxes"]):
+            continue
+        kept += 1
+        bright = image[..., 0] > 200
+        x1, y1, x2, y2 = seen["boxes"][0].tolist()
+        ys, xs = bright.nonzero(as_tuple=True)
+        assert len(ys)
+        assert abs(float(ys.min()) - y1) < 2
+        assert abs(float(ys.max()) + 1 - y2) < 2
+        assert abs(float(xs.min()) - x1) < 2
+        assert abs(float(xs.max()) + 1 - x2) < 2
+        wrong = (bright != seen["masks"][0]).float().sum() / bright.sum()
+        assert wrong < 0.35, (seed, wrong)  # a rim of one pixel
+        again, same = view(pixels, objects, seed)
+        assert torch.equal(again, image)
+        assert torch.equal(same["boxes"], seen["boxes"])
+    assert kept > 40
+    assert min(high for high, _ in sides) < 40
+    assert max(high for high, _ in sides) == 64
+
+
+def test_scale_jitter_takes_any_part_and_any_size():
+    pixels = np.broadcast_to(np.arange(100, dtype=np.uint8)[:, None, None], (100, 100, 3)).copy()
+    view = ScaleJitter((50, 50), (0.2, 2.0), flip=False)
+    shown = [view(pixels, None, int(seed))[0][..., 0] for seed in SEEDS[:400]]
+    heights = np.array([int((image != 128).any(1).sum()) for image in shown])
+    full = heights == 50
+    assert abs(float(full.mean()) - 1.0 / 1.8) < 0.08  # factors of 1 to 2
+    assert abs(float(heights[~full].mean()) - 30) < 3  # evenly from 10 to 50
+    tops = np.array([int(image[0, 0]) for image in shown])[full]
+    assert tops.min() < 3
+    assert tops.max() > 40
+
+
+def test_a_flip_is_as_often_as_not():
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:, :16] = 255
+    view = ScaleJitter((32, 32), (1.0, 1.0))
+    left = [bool(view(pixels, None, int(seed))[0][0, 0, 0] > 128) for seed in SEEDS[:400]]
+    assert 0.4 < np.mean(left) < 0.6
+    for seed in SEEDS[:20]:
+        assert torch.equal(
+            ScaleJitter((32, 32), (1.0, 1.0), flip=False)(pixels, None, int(seed))[0], torch.tensor(pixels)
+        )
+
+
+@pytest.mark.parametrize(
+    ("size", "canvas", "scale", "expected"),
+    [((60, 80), (64, 64), 1, (48, 64)), ((80, 60), (64, 32), 1, (43, 32)), ((1000, 1), (64, 64), 1, (64, 1)),
+     ((480, 640), (64, 64), 2.0, (96, 128)), ((64, 64), (64, 64), 0.1, (6, 6))],
+)  # fmt: skip
+def test_an_image_fits_its_canvas(size, canvas, scale, expected):
+    assert fitted(size, canvas, scale) == expected
+
+
+@pytest.mark.parametrize(("bits", "grey"), [(8, 128), (16, 32768)])
+def test_letterbox_keeps_the_picture_whole_and_the_objects_where_they_are(bits, grey):
+    pixels, objects = objects_of_a_picture(60, 80)
+    if bits == 16:
+        pixels = pixels.astype(np.uint16) * 257
+    tiny = Boxes(np.array([[1, 2, 0.25, 0.5]], np.float32), np.array([0]), np.array([True]))
+    image, seen = Letterbox((64, 64))(pixels, objects, 0)
+    assert torch.equal(image[:48].int(), resize(pixels, (48, 64)).int())
+    assert (image[48:].int() == grey).all()
+    assert seen["boxes"].tolist() == [[16, 15, 40, 30]]
+    assert torch.equal(seen["masks"], torch.tensor(objects.masks))
+    assert Letterbox((64, 64))(pixels, tiny, 0)[1]["boxes"].tolist() == [[1, 2, 1.25, 2.5]]
+    assert Letterbox((64, 64))(pixels, None, 0)[1] is None

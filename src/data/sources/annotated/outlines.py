@@ -59,6 +59,8 @@ def _lengths(text: str) -> Sequence[int]:
         value |= (bits & 31) << shift
         shift += 5
         if bits & 32:
+            if shift > 40:
+                raise DecodeError("the short text of a mask has a number of more than 40 bits")
             continue
         if bits & 16:
             value -= 1 << shift
