@@ -14,6 +14,7 @@ import torch
 from data.order.subsets import split
 from finetune.config import FinetuneConfig
 from finetune.tasks.classify import ClassifyConfig
+from finetune.tasks.detect import DetectConfig
 from pretrain.config import PretrainConfig
 from swinmim import door
 from swinmim.composition import check
@@ -26,6 +27,7 @@ PUBLISHED_ONES = [name for name in EXPERIMENTS if name.startswith("swinv2")]
 WORDS = ("Paper", "Command", "Hardware", "Hours", "Expected", "Verified", "Deviations")
 IMAGENET = 1_281_167
 EXTENDED_22K = 70_000_000
+COCO = 118_287
 RANDAUG = "rand-m9-mstd0.5-inc1"  # ST config.py, AUG.AUTO_AUGMENT
 
 
@@ -76,6 +78,16 @@ PUBLISHED = {
     "swinv2_l_ft_224": Published(source="SM configs swin_large", layer_decay=0.7, drop_path=0.2, **SIMMIM_FT),
     **{f"swinv2_{size}_ft_256": Published(source=f"ST configs/swinv2 {size} 12to16", **TO_256) for size in "bl"},
     **{f"swinv2_{size}_ft_384": Published(source=f"ST configs/swinv2 {size} 12to24", **TO_384) for size in "bl"},
+    "swinv2_t_detect": Published(
+        source="Swin 2103.14030, mask_rcnn_swin_tiny 3x", images=COCO, resolution=1024, windows=(64, 64, 64, 32),
+        epochs=36, steps=266_112, batch=16, warmup=500, peak=1e-4, first=1e-7, last=1e-6,
+        weight_decay=0.05, drop_path=0.2,
+    ),
+    "swinv2_b_detect": Published(
+        source="ViTDet 2203.16527, cascade_mask_rcnn_swin_b", images=COCO, resolution=1024, windows=(64, 64, 64, 32),
+        epochs=50, steps=92_400, batch=64, warmup=251, peak=4e-5, first=4e-8, last=4e-7,
+        weight_decay=0.05, drop_path=0.4,
+    ),
     "swinv2_g_mim": Published(
         source="P-V2 section 3.6 and appendix", images=EXTENDED_22K, resolution=192, epochs=20, steps=151_900,
         batch=9216, warmup=30_000, peak=1.4e-3, first=0.0, last=0.0, weight_decay=0.1, clip=100.0, drop_path=0.0,
@@ -100,7 +112,20 @@ FROM_22K_HEADER = GPUS | {
     "10": "% held out, conf/finetune.yaml",
     "22": "K-supervised, MODELHUB",
 }
+DETECT_HEADER = {"5": "clipping, ours", "1": "K labels, of the published one"}
 NUMBERS = {
+    "swinv2_t_detect": DETECT_HEADER
+    | {
+        **dict.fromkeys(("2103.14030", "4.2", "3", "46.0", "41.6"), "Swin, its section and README of its detection"),
+        **dict.fromkeys(("480", "800"), "px, configs of Swin"),
+        "1024": "px, ViTDet",
+        "8": "GPUs, ours",
+    },
+    "swinv2_b_detect": {"5": "clipping, ours", "21": "K labels, of the published one"}
+    | {
+        **dict.fromkeys(("2203.16527", "64", "53.9", "46.2"), "ViTDet, README"),
+        **dict.fromkeys(("118,287", "92,400", "92,187"), "images and steps, derived below"),
+    },
     "swinv2_t_mim": SIMMIM_HEADER | {"27.6": "M, measured", "80": "GB, ours"},
     "swinv2_s_mim": SIMMIM_HEADER | {"49.0": "M, MODELHUB", "80": "GB, ours", "500k": HUB, "0.4641": HUB, "84.08": HUB},
     "swinv2_b_mim": SIMMIM_HEADER
@@ -164,7 +189,7 @@ def header(name: str) -> str:
 
 @cache
 def composed(name: str, *overrides: str) -> PretrainConfig | FinetuneConfig:
-    if "_ft" in name:
+    if "python -m finetune" in header(name):
         model = f"model=swinv2_{name.split('_')[1]}" if name in PUBLISHED else "model=swinv2_demo"
         return check("finetune", FinetuneConfig, [f"experiment={name}", "data.path=x", "ckpt=null", model, *overrides])
     return check("pretrain", PretrainConfig, [f"experiment={name}", "data.path=x", *overrides])
@@ -208,6 +233,13 @@ def test_recipe_is_the_published_one(name):
         assert (config.augment.scale, config.augment.flip) == ((0.67, 1.0), True)
         assert config.augment.ratio == pytest.approx((3 / 4, 4 / 3))
         assert config.optim.decay_attention  # ST optimizer.py: the keywords that would spare them never match
+    elif isinstance(config.task, DetectConfig):
+        task = config.task
+        last = {"t": (27 / 36, 33 / 36), "b": (163889 / 184375, 177546 / 184375)}[name.split("_")[1]]
+        assert config.schedule.milestone_shares == pytest.approx(last, abs=1e-6)
+        assert (task.masks, task.jitter, task.flip) == ("auto", (0.1, 2.0), True)  # coco_loader_lsj.py, detectron2
+        assert (task.anchor_scale, task.fpn_channels, task.box_channels) == (8, 256, 1024)
+        assert (task.proposals, task.sampled, task.least_score, task.most_objects) == (1000, 512, 0.05, 100)
     else:
         task = config.task
         assert isinstance(task, ClassifyConfig)

@@ -45,7 +45,14 @@ def average_precision(*, masks: bool, classes: Sequence[str] = ()) -> Metric:
                 values[f"{ours}map50"] = found[f"{theirs}map_50"].clamp(min=0)
             return {name: value.to(torch.float32) for name, value in values.items()}
 
-    return AveragePrecision(iou_type=tuple(kinds), backend="faster_coco_eval", extended_summary=bool(classes))
+    return AveragePrecision(
+        iou_type=tuple(kinds),
+        backend="faster_coco_eval",
+        extended_summary=bool(classes),
+        # those of the tools; torchmetrics' own are rounded to float32, and a recall of exactly 0.7 is then below 0.7
+        iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
+        rec_thresholds=np.linspace(0, 1, 101).tolist(),
+    )
 
 
 def _each(found: Mapping[str, Any], classes: Sequence[str], named: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -431,8 +431,8 @@ def test_scale_jitter_moves_boxes_and_masks_with_the_picture(shape):
         assert abs(float(ys.max()) + 1 - y2) < 2
         assert abs(float(xs.min()) - x1) < 2
         assert abs(float(xs.max()) + 1 - x2) < 2
-        wrong = (bright != seen["masks"][0]).float().sum() / bright.sum()
-        assert wrong < 0.35, (seed, wrong)  # a rim of one pixel
+        rim = 3 * ((x2 - x1) + (y2 - y1)) + 4
+        assert int((bright != seen["masks"][0]).sum()) <= rim, seed
         again, same = view(pixels, objects, seed)
         assert torch.equal(again, image)
         assert torch.equal(same["boxes"], seen["boxes"])
@@ -460,10 +460,9 @@ def test_a_flip_is_as_often_as_not():
     view = ScaleJitter((32, 32), (1.0, 1.0))
     left = [bool(view(pixels, None, int(seed))[0][0, 0, 0] > 128) for seed in SEEDS[:400]]
     assert 0.4 < np.mean(left) < 0.6
+    never = ScaleJitter((32, 32), (1.0, 1.0), flip=False)
     for seed in SEEDS[:20]:
-        assert torch.equal(
-            ScaleJitter((32, 32), (1.0, 1.0), flip=False)(pixels, None, int(seed))[0], torch.tensor(pixels)
-        )
+        assert torch.equal(never(pixels, None, int(seed))[0], torch.tensor(pixels))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval.core import mask as coco_masks
 from made_tasks import made_batch, made_encoder, made_module, made_task
 from torch import nn
 from torchvision.models.detection import FasterRCNN
@@ -19,11 +20,11 @@ from swinmim.errors import ConfigError, DataError
 
 CLASSES = ("cat", "dog", "owl")
 SMALL = {"fpn_channels": 8, "box_channels": 16, "proposals": 50, "sampled": 16, "anchor_scale": 2.0}
-MASKS = {"masks": True}
 
 
-def small_task(masks=False, **changed):
-    return made_task("detect", CLASSES, facts={"masks": masks}, **SMALL | changed)
+def small_task(*, has_masks=False, **changed):
+    """On a set with masks or without."""
+    return made_task("detect", CLASSES, facts={"masks": has_masks}, **SMALL | changed)
 
 
 def boxes_of(rows, labels=None, crowd=None, size=(40, 50), masks=True):
@@ -65,7 +66,7 @@ def answer(boxes, labels, scores, masks=None):
 def test_a_head_learns_from_images_with_and_without_objects_and_uses_every_weight(masks):
     """Each parameter has a gradient in every step: DDP waits for all."""
     torch.manual_seed(0)
-    task = small_task(masks)
+    task = small_task(has_masks=masks)
     model = TaskModel(made_encoder(), task).train()
     view = task.views((32, 32))[0]
     targets = {
@@ -82,7 +83,7 @@ def test_a_head_learns_from_images_with_and_without_objects_and_uses_every_weigh
         )
         loss = task.loss(output, batch)
         assert torch.isfinite(loss)
-        assert loss == pytest.approx(sum(float(part) for part in output.values()), rel=1e-6)
+        assert float(loss.detach()) == pytest.approx(sum(float(part.detach()) for part in output.values()), rel=1e-6)
         loss.backward()
         assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
@@ -112,6 +113,7 @@ def test_losses_are_torchvisions_own():
         min_size=32, max_size=32, image_mean=[0.0] * 3, image_std=[1.0] * 3,
     )  # fmt: skip
     whole.rpn, whole.roi_heads = head.rpn, head.roi_heads
+    whole.transform.torch_choice = lambda sides: sides[0]  # which draws a number even where there is no choice
     torch.manual_seed(1)
     expected = whole.train()(list(images), targets)
     torch.manual_seed(1)
@@ -124,7 +126,7 @@ def test_losses_are_torchvisions_own():
 def test_coordinates_are_not_rounded_under_autocast():
     """bf16 has 8 bits: at 1000 pixels it tells no two places apart that are less than 4 apart."""
     torch.manual_seed(0)
-    task = small_task(masks=True, least_score=0.0)
+    task = small_task(has_masks=True, least_score=0.0)
     model = TaskModel(made_encoder(), task).eval()
     images = torch.randn(1, 3, 32, 32)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -160,7 +162,7 @@ def test_the_canvas_follows_the_encoder():
 
 
 def test_answers_lie_where_they_are_in_the_image_as_it_was():
-    task = small_task(masks=True)
+    task = small_task(has_masks=True)
     sizes = [(40, 80), (90, 30)]  # shown as 16 x 32 and 32 x 11 of a canvas of 32
     batch = batch_of(task, [boxes_of([]), boxes_of([])], sizes)
     full = torch.ones(1, 1, 28, 28)
@@ -210,7 +212,6 @@ def drawn_case(seed=0, count=12):
 def by_the_tools(task, batch, output, kind):
     """Straight from JSON, as published numbers are made. Returns AP and AP50."""
     images, marked, found = [], [], []
-    from faster_coco_eval.core import mask as coco_masks
 
     def runs(mask):
         held = coco_masks.encode(np.asfortranarray(np.asarray(mask).astype(np.uint8)))
@@ -220,9 +221,8 @@ def by_the_tools(task, batch, output, kind):
         zip(task.predict(output, batch), batch["target"], batch["size"].tolist(), strict=True), 1
     ):
         images.append({"id": n, "height": high, "width": wide})
-        for (x1, y1, x2, y2), label, crowd, mask in zip(
-            *(seen[k].tolist() for k in ("boxes", "labels", "crowd")), seen["masks"], strict=True
-        ):
+        columns = (seen[key].tolist() for key in ("boxes", "labels", "crowd"))
+        for (x1, y1, x2, y2), label, crowd, mask in zip(*columns, seen["masks"], strict=True):
             marked.append(
                 {"id": len(marked) + 1, "image_id": n, "category_id": label + 1, "bbox": [x1, y1, x2 - x1, y2 - y1],
                  "area": (x2 - x1) * (y2 - y1), "iscrowd": int(crowd), "segmentation": runs(mask)}
@@ -267,7 +267,7 @@ def counted(task, batch, output, ranks, per_batch=3):
 
 @pytest.mark.parametrize("ranks", [1, 2, 5])
 def test_precision_is_that_of_the_coco_tools_on_any_number_of_ranks(ranks):
-    task = small_task(masks=True)
+    task = small_task(has_masks=True)
     targets, sizes, output = drawn_case()
     batch = batch_of(task, targets, sizes)
     found = counted(task, batch, output, ranks)
@@ -279,7 +279,7 @@ def test_precision_is_that_of_the_coco_tools_on_any_number_of_ranks(ranks):
 
 
 def test_each_class_has_its_own_precision_and_their_mean_is_the_whole():
-    task = small_task(masks=True)
+    task = small_task(has_masks=True)
     targets, sizes, output = drawn_case()
     batch = batch_of(task, targets, sizes)
     metrics = task.metrics() | task.detailed_metrics()
@@ -328,7 +328,7 @@ def test_goodness_is_score_times_overlap():
 
 
 def test_truth_and_pictures():
-    task = small_task(masks=True)
+    task = small_task(has_masks=True)
     batch = batch_of(task, [boxes_of([(2, 3, 30, 20), (0, 0, 5, 5)], [2, 0], [0, 1])], [(40, 50)])
     (row,) = task.truth(batch)
     (marked,) = row["objects"]
@@ -338,7 +338,7 @@ def test_truth_and_pictures():
     assert picture.shape == (40, 50, 3)
     assert not np.array_equal(picture[15, 15], [100, 100, 100])  # in the mask
     assert np.array_equal(picture[38, 45], [100, 100, 100])
-    assert len(np.unique(picture[3:23, 2], axis=0)) <= 2  # the edge of the box
+    assert not np.array_equal(picture[20, 2], picture[20, 5])  # the edge of the box
     unsure = {"objects": [marked | {"score": 0.4}]}
     assert np.array_equal(np.array(task.draw(grey, unsure)), grey)
 
@@ -349,12 +349,12 @@ def test_masks_are_learnt_where_the_set_has_them():
     assert survey(settings, iter([boxes_of([(1, 1, 5, 5)])])) == {"masks": True}
     assert survey(settings, iter([boxes_of([(1, 1, 5, 5)], masks=False)])) == {"masks": False}
     assert survey(settings, iter([])) == {"masks": False}
-    assert small_task(masks=True).head(made_encoder()).roi_heads.has_mask()
-    assert not small_task(masks=True).__class__(small_task(masks=True).settings, small_task().subject).masks
+    assert small_task(has_masks=True).head(made_encoder()).roi_heads.has_mask()
+    assert not made_task("detect", CLASSES, facts={"masks": True}, masks="none").masks
 
 
 def test_a_set_with_masks_here_and_there_is_refused():
-    task = small_task(masks=True)
+    task = small_task(has_masks=True)
     batch = batch_of(task, [boxes_of([(1, 1, 5, 5)], masks=False)], [(40, 50)])
     with pytest.raises(DataError, match=r"All images have masks or none; this set has both\. Add task\.masks=none"):
         task.teach(batch)
@@ -372,12 +372,13 @@ def test_wrong_settings_are_refused():
 
 
 def test_verdict_and_description():
-    task = small_task(masks=True)
+    task = small_task(has_masks=True)
     values = {"val/map": 0.25, "val/map50": 0.5, "val/mask_map": 0.125}
     assert task.verdict(values) == "validation mAP 25.00 %, mAP50 50.00 %, masks 12.50 %"
     assert task.describe() == {"kind": "detect", "classes": list(CLASSES), "masks": True}
 
 
+@pytest.mark.slow
 def test_it_learns_where_a_rectangle_is():
     """Whole way through the module, without Lightning: a few steps fit four images."""
     torch.manual_seed(0)

@@ -57,7 +57,7 @@ def test_runs_and_their_short_text_are_the_mask(drawn):
 
 @pytest.mark.parametrize(
     "change",
-    [{"size": [50, 40]}, {"counts": [1, 2]}, {"counts": [-5, 2005]}, {"counts": "\x7f\x7f"}, {"counts": "é" * 9}],
+    [{"size": [50, 40]}, {"counts": [1, 2]}, {"counts": [-5, 2005]}, {"counts": "\x7f\x7f"}, {"counts": "é"}],
 )
 def test_runs_that_do_not_fit_are_refused(drawn, change):
     with pytest.raises(DecodeError, match=r"the runs of a mask do not cover its 50x40 pixels"):
