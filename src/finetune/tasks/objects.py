@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ def average_precision(*, masks: bool, classes: Sequence[str] = ()) -> Metric:
     import torch
     from torchmetrics.detection import MeanAveragePrecision
 
-    kinds = {"bbox": "", "segm": "mask_"} if masks else {"bbox": ""}
+    kinds: dict[Literal["bbox", "segm"], str] = {"bbox": "", "segm": "mask_"} if masks else {"bbox": ""}
 
     class AveragePrecision(MeanAveragePrecision):
         def compute(self) -> Any:

@@ -7,7 +7,7 @@ places of 1024 pixels apart that are less than 4 apart.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,19 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from swinmim.models.architecture import Architecture
 
-if TYPE_CHECKING:
-    from finetune.tasks.detect import DetectConfig
-
 _RATIOS = (0.5, 1.0, 2.0)  # height / width
+
+
+class Sizes(Protocol):
+    """Those of `DetectConfig` that shape the head."""
+
+    anchor_scale: float
+    fpn_channels: int
+    box_channels: int
+    proposals: int
+    sampled: int
+    least_score: float
+    most_objects: int
 
 
 class RCNN(nn.Module):
@@ -34,7 +43,7 @@ class RCNN(nn.Module):
     architecture: of the encoder. classes: without the background. masks: Mask R-CNN.
     """
 
-    def __init__(self, architecture: Architecture, classes: int, settings: DetectConfig, *, masks: bool) -> None:
+    def __init__(self, architecture: Architecture, classes: int, settings: Sizes, *, masks: bool) -> None:
         super().__init__()
         self.patch = architecture.patch_size
         dims, channels = list(architecture.stage_dims), settings.fpn_channels
@@ -84,19 +93,19 @@ class RCNN(nn.Module):
         return losses | proposal_losses if self.training else answers
 
 
-class _RPNHead(RPNHead):
+class _RPNHead(RPNHead):  # type: ignore[misc]
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         objectness, deltas = super().forward(x)
         return [level.float() for level in objectness], [level.float() for level in deltas]
 
 
-class _BoxPredictor(FastRCNNPredictor):
+class _BoxPredictor(FastRCNNPredictor):  # type: ignore[misc]
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         scores, deltas = super().forward(x)
         return scores.float(), deltas.float()
 
 
-class _MaskPredictor(MaskRCNNPredictor):
+class _MaskPredictor(MaskRCNNPredictor):  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = super().forward(x)
         return logits.float()
