@@ -28,13 +28,20 @@ _RATIOS = (0.5, 1.0, 2.0)  # height / width
 class Sizes(Protocol):
     """Those of `DetectConfig` that shape the head."""
 
-    anchor_scale: float
-    fpn_channels: int
-    box_channels: int
-    proposals: int
-    sampled: int
-    least_score: float
-    most_objects: int
+    @property
+    def anchor_scale(self) -> float: ...
+    @property
+    def fpn_channels(self) -> int: ...
+    @property
+    def box_channels(self) -> int: ...
+    @property
+    def proposals(self) -> int: ...
+    @property
+    def sampled(self) -> int: ...
+    @property
+    def least_score(self) -> float: ...
+    @property
+    def most_objects(self) -> int: ...
 
 
 class RCNN(nn.Module):
