@@ -2,5 +2,8 @@
 
 registry      kind -> task
 pooled        what tasks share that give one answer for a whole image
+pixels        what tasks need that answer for each pixel
+decoders      over all maps of the encoder
 classify      one class per image              multilabel    any number of labels per image
+segment       a class for each pixel
 """

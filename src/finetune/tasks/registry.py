@@ -9,8 +9,9 @@ from pydantic import Field
 from finetune.task import Task, TaskConfig
 from finetune.tasks.classify import Classify
 from finetune.tasks.multilabel import Multilabel
+from finetune.tasks.segment import Segment
 
-TASKS: dict[str, type[Task[Any]]] = {task.kind: task for task in (Classify, Multilabel)}
+TASKS: dict[str, type[Task[Any]]] = {task.kind: task for task in (Classify, Multilabel, Segment)}
 
 if TYPE_CHECKING:
     AnyTaskConfig = TaskConfig
