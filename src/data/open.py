@@ -104,8 +104,8 @@ def open_labelled(path: str, config: DataConfig, needs: Needs, channels: int = 3
 
 
 _WAYS: dict[Needs, str] = {
-    "mask": "Masks lie in DIR/train/masks beside DIR/train/images (and val), PNGs of the same names, or in a list with the"
-    " columns path and mask. ",
+    "mask": "Masks lie in DIR/train/masks beside DIR/train/images (and val), PNGs of the same names, or in a list with"
+    " the columns path and mask. ",
 }
 
 
@@ -117,8 +117,8 @@ def _require(shards: ShardSet, needs: Needs) -> ShardSet:
         )
     if needs not in ("nothing", "label", shards.target):
         raise DataError(
-            f"This task needs {needs} with each image; {shards.path} has {shards.target or 'none'}. {_WAYS.get(needs, '')}"
-            "Write the set from a source that has them (python -m data.write)."
+            f"This task needs {needs} with each image; {shards.path} has {shards.target or 'none'}."
+            f" {_WAYS.get(needs, '')}Write the set from a source that has them (python -m data.write)."
         )
     return shards
 

@@ -27,7 +27,7 @@ _STRENGTHS: tuple[tuple[Callable[..., Tensor], float, float], ...] = (
     (functional.adjust_saturation, 0.5, 1.5),
     (functional.adjust_hue, -0.05, 0.05),
 )
-"""Each with its least and largest strength: those of SSD (arXiv 1512.02325) in torchvision's RandomPhotometricDistort."""
+"""Each with its least and largest strength: SSD's (arXiv 1512.02325), as in torchvision's RandomPhotometricDistort."""
 
 
 class ScaledCrop:

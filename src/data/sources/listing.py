@@ -1,4 +1,4 @@
-"""Images named in a list: CSV, TSV, JSON lines or parquet with the columns path and, optionally, label, labels or mask."""
+"""Images named in a list: CSV, TSV, JSON lines or parquet with a column path and maybe label, labels or mask."""
 
 import csv
 import json
@@ -69,11 +69,12 @@ def read_list(path: Path, ignore_index: int = IGNORED) -> FileSource:
     names = [_path(row["path"], f"{path.name} row {number}") for number, row in enumerate(rows, 1)]
     labels, targets = [-1] * len(rows), [""] * len(rows)
     masks: list[str] | None = None
+    classes: tuple[str, ...]
+    notes: list[str]
     if "mask" in columns:
         if other := {"label", "labels"} & set(columns):
             raise DataError(f"A list has one kind of answer; {path} has mask and {min(other)}. Drop or rename one.")
-        masks = [str(row["mask"] or "") if row.get("mask") == row.get("mask") else "" for row in rows]
-        classes, notes = (), []
+        masks, classes, notes = [label_text(row.get("mask")) or "" for row in rows], (), []
     elif "labels" in columns:
         texts = [label_texts(row.get("labels")) for row in rows]
         classes, targets, note = label_targets(texts, f"column labels of {path}")

@@ -23,8 +23,9 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
         default = getattr(_DEFAULTS, name.replace("-", "_"))
         parser.add_argument(f"--{name}", help=f"{text} (default {default}{theirs})", **kind)
 
-    parser.add_argument("source", help="folder of images (first-level folders are classes), list (.csv .tsv .jsonl"
-                        " .parquet: path,label, labels or mask), tar, folder of tars, or hf-dataset:NAME@SPLIT")  # fmt: skip
+    parser.add_argument("source", help="folder of images (first-level folders are classes, or images and masks), list"
+                        " (.csv .tsv .jsonl .parquet: path and label, labels or mask), tar, folder of tars, or"
+                        " hf-dataset:NAME@SPLIT")  # fmt: skip
     parser.add_argument("dest", help="new directory for the shards, or an interrupted one")
     add("resize", "shorter side in pixels; none keeps originals", type=_number)
     add("quality", "JPEG quality of what is encoded anew", type=int)

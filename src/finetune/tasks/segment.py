@@ -171,13 +171,13 @@ class Segment(Task[SegmentConfig]):
 
     def metrics(self) -> dict[str, Metric]:
         """miou over the classes that occur, pixel_accuracy, and how many classes occur; from one matrix."""
-        return {"confusion": confusion_metric(len(self.subject.classes))}
+        return {"miou": confusion_metric(len(self.subject.classes))}
 
     def update(self, metrics: Mapping[str, Any], output: Any, batch: Batch) -> None:
         rows = zip(self._classes(output, batch), batch["target"], batch["valid"].tolist(), strict=True)
         for predicted, truth, valid in rows:
             if valid:
-                metrics["confusion"].update(predicted, truth)
+                metrics["miou"].update(predicted, truth)
 
     def _classes(self, output: Any, batch: Batch) -> list[Tensor]:
         """uint8 (H_i, W_i) in the size of each image."""
@@ -192,7 +192,7 @@ class Segment(Task[SegmentConfig]):
         return [row[0].argmax(0).byte() for row in logits]
 
     def details(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        metric = metrics["confusion"]
+        metric = metrics["miou"]
         with metric.sync_context():
             matrix = metric.matrix.cpu().numpy()
         iou, recall = scores(matrix)

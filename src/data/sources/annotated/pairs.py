@@ -62,11 +62,11 @@ class Key:
                     f" {unknown.size:,} pixels. Add a line for it, or mend the mask"
                 )
             values = numbers[place]
-        classes = self.table[values]
+        classes: NDArray[np.int16] = self.table[values]
         if (classes == _NONE).any():
             wrong = values[classes == _NONE]
             raise DecodeError(
-                f"the value {wrong[0]} in it is none of the {len(self.names)} classes, on {wrong.size:,} pixels. Name it"
+                f"the value {wrong[0]} in it is none of {len(self.names)} classes, on {wrong.size:,} pixels. Name it"
                 f" in classes.txt, or leave it out with data.ignore_index={wrong[0]}"
             )
         return classes.astype(np.uint8)
@@ -74,7 +74,8 @@ class Key:
 
 def _codes(pixels_HWC: NDArray[np.integer]) -> NDArray[np.int64]:
     red, green, blue = np.moveaxis(pixels_HWC.astype(np.int64), -1, 0)
-    return red << 16 | green << 8 | blue
+    codes: NDArray[np.int64] = red << 16 | green << 8 | blue
+    return codes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,8 +217,8 @@ def _numbers(root: Path, masks: Sequence[str], ignore_index: int) -> tuple[str, 
             continue
         if pixels.ndim == 3:
             raise DataError(
-                f"What colours in masks mean is told by {CLASSES}, lines of name r g b; {one_line(root / mask)} is in"
-                f" colours, and there is none in {root} or above it. Write one."
+                f"What colours in masks mean is told by {CLASSES}, lines of name r g b;"
+                f" {one_line(str(root / mask))} is in colours, and there is none in {root} or above it. Write one."
             )
         most = max(most, int(pixels.astype(int).max(initial=_NONE, where=pixels != ignore_index)))
     if most >= MAX_CLASSES:
