@@ -14,6 +14,7 @@ import torch
 from data.order.subsets import split
 from finetune.config import FinetuneConfig
 from finetune.tasks.classify import ClassifyConfig
+from finetune.tasks.segment import SegmentConfig
 from pretrain.config import PretrainConfig
 from swinmim import door
 from swinmim.composition import check
@@ -26,6 +27,7 @@ PUBLISHED_ONES = [name for name in EXPERIMENTS if name.startswith("swinv2")]
 WORDS = ("Paper", "Command", "Hardware", "Hours", "Expected", "Verified", "Deviations")
 IMAGENET = 1_281_167
 EXTENDED_22K = 70_000_000
+ADE20K = 20_210
 RANDAUG = "rand-m9-mstd0.5-inc1"  # ST config.py, AUG.AUTO_AUGMENT
 
 
@@ -76,6 +78,15 @@ PUBLISHED = {
     "swinv2_l_ft_224": Published(source="SM configs swin_large", layer_decay=0.7, drop_path=0.2, **SIMMIM_FT),
     **{f"swinv2_{size}_ft_256": Published(source=f"ST configs/swinv2 {size} 12to16", **TO_256) for size in "bl"},
     **{f"swinv2_{size}_ft_384": Published(source=f"ST configs/swinv2 {size} 12to24", **TO_384) for size in "bl"},
+    **{
+        f"swinv2_{size}_segment": Published(
+            source="UPerNet configs of Swin", images=ADE20K, resolution=resolution, windows=windows, epochs=127,
+            steps=160_401, batch=16, warmup=1504, peak=6e-5, first=0.0, last=0.0, weight_decay=0.01, drop_path=0.3,
+        )
+        for size, resolution, windows in [
+            ("t", 512, (32, 32, 32, 16)), ("b", 512, (32, 32, 32, 16)), ("l", 640, (40, 40, 40, 20))
+        ]
+    },
     "swinv2_g_mim": Published(
         source="P-V2 section 3.6 and appendix", images=EXTENDED_22K, resolution=192, epochs=20, steps=151_900,
         batch=9216, warmup=30_000, peak=1.4e-3, first=0.0, last=0.0, weight_decay=0.1, clip=100.0, drop_path=0.0,
@@ -100,6 +111,7 @@ FROM_22K_HEADER = GPUS | {
     "10": "% held out, conf/finetune.yaml",
     "22": "K-supervised, MODELHUB",
 }
+SEGMENT_HEADER = {"1807.10221": "UPerNet", "8": "GPUs, configs", "150": "classes of ADE20K"}
 NUMBERS = {
     "swinv2_t_mim": SIMMIM_HEADER | {"27.6": "M, measured", "80": "GB, ours"},
     "swinv2_s_mim": SIMMIM_HEADER | {"49.0": "M, MODELHUB", "80": "GB, ours", "500k": HUB, "0.4641": HUB, "84.08": HUB},
@@ -139,6 +151,12 @@ NUMBERS = {
     "swinv2_b_ft_384": FROM_22K_HEADER | {"384": "px", "87.1": "MODELHUB"},
     "swinv2_l_ft_256": FROM_22K_HEADER | {"256": "px", "86.9": "MODELHUB"},
     "swinv2_l_ft_384": FROM_22K_HEADER | {"384": "px", "87.6": "MODELHUB"},
+    "swinv2_t_segment": SEGMENT_HEADER
+    | {"512": "px, configs", "44.51": "README of the configs"},
+    "swinv2_b_segment": SEGMENT_HEADER
+    | {"512": "px, configs", "48.13": "README of the configs"},
+    "swinv2_l_segment": SEGMENT_HEADER
+    | {"640": "px, 2103.14030", "53.5": "2103.14030 table 3", "2103.14030": "Swin"},
     "swinv2_g_ft_640": {
         **dict.fromkeys(("70", "640"), "M images, px: P-V2 appendix"),
         **dict.fromkeys(("0", "0.1", "1", "40", "0.875"), "choices"),
@@ -164,7 +182,7 @@ def header(name: str) -> str:
 
 @cache
 def composed(name: str, *overrides: str) -> PretrainConfig | FinetuneConfig:
-    if "_ft" in name:
+    if "_ft" in name or "_segment" in name:
         model = f"model=swinv2_{name.split('_')[1]}" if name in PUBLISHED else "model=swinv2_demo"
         return check("finetune", FinetuneConfig, [f"experiment={name}", "data.path=x", "ckpt=null", model, *overrides])
     return check("pretrain", PretrainConfig, [f"experiment={name}", "data.path=x", *overrides])
@@ -208,6 +226,11 @@ def test_recipe_is_the_published_one(name):
         assert (config.augment.scale, config.augment.flip) == ((0.67, 1.0), True)
         assert config.augment.ratio == pytest.approx((3 / 4, 4 / 3))
         assert config.optim.decay_attention  # ST optimizer.py: the keywords that would spare them never match
+    elif isinstance(config.task, SegmentConfig):
+        task = config.task
+        assert (task.decoder, task.width, task.scale, task.max_share) == ("upernet", 512, (0.5, 2.0), 0.75)
+        assert (task.flip, task.jitter, task.evaluation, task.overlap) == (True, 0.5, "slide", pytest.approx(1 / 3))
+        assert (task.class_weights, task.dice) == ("none", 0.0)
     else:
         task = config.task
         assert isinstance(task, ClassifyConfig)

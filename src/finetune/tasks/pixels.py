@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
 _GOLDEN = 0.618034
+_GREY = (0.35, 0.35, 0.35)
 _OPAQUE = 0.55
 _LINE, _CHARACTER = 18, 7  # pixels of a legend
 
@@ -126,10 +127,10 @@ def confusion_metric(classes: int) -> Metric:
 
 
 def colours(classes: int) -> list[tuple[int, int, int]]:
-    """One for each class: hues that lie far apart, in three shades."""
+    """One for each class: grey for the first, mostly a background, then hues that lie far apart, in three shades."""
     shades = (0.95, 0.65, 0.8)
-    drawn = (colorsys.hsv_to_rgb(n * _GOLDEN % 1, 0.9 - 0.25 * (n // 3 % 2), shades[n % 3]) for n in range(classes))
-    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in drawn]
+    drawn = [colorsys.hsv_to_rgb(n * _GOLDEN % 1, 0.9 - 0.25 * (n // 3 % 2), shades[n % 3]) for n in range(1, classes)]
+    return [(r, g, b) for r, g, b in ((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in [_GREY, *drawn])]
 
 
 def overlay(image_HWC: NDArray[Any], mask_HW: NDArray[np.uint8], classes: int) -> Image:
