@@ -151,12 +151,9 @@ NUMBERS = {
     "swinv2_b_ft_384": FROM_22K_HEADER | {"384": "px", "87.1": "MODELHUB"},
     "swinv2_l_ft_256": FROM_22K_HEADER | {"256": "px", "86.9": "MODELHUB"},
     "swinv2_l_ft_384": FROM_22K_HEADER | {"384": "px", "87.6": "MODELHUB"},
-    "swinv2_t_segment": SEGMENT_HEADER
-    | {"512": "px, configs", "44.51": "README of the configs"},
-    "swinv2_b_segment": SEGMENT_HEADER
-    | {"512": "px, configs", "48.13": "README of the configs"},
-    "swinv2_l_segment": SEGMENT_HEADER
-    | {"640": "px, 2103.14030", "53.5": "2103.14030 table 3", "2103.14030": "Swin"},
+    "swinv2_t_segment": SEGMENT_HEADER | {"512": "px, configs", "44.51": "README of the configs"},
+    "swinv2_b_segment": SEGMENT_HEADER | {"512": "px, configs", "48.13": "README of the configs"},
+    "swinv2_l_segment": SEGMENT_HEADER | {"640": "px, 2103.14030", "53.5": "2103.14030 table 3", "2103.14030": "Swin"},
     "swinv2_g_ft_640": {
         **dict.fromkeys(("70", "640"), "M images, px: P-V2 appendix"),
         **dict.fromkeys(("0", "0.1", "1", "40", "0.875"), "choices"),

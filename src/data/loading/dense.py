@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import Image as ImageTensor
 from torchvision.tv_tensors import Mask
@@ -17,7 +18,7 @@ from torchvision.tv_tensors import Mask
 from data.codecs.bands import peak
 from data.codecs.targets import IGNORED, Target
 from data.loading.normalise import flips
-from data.loading.views import Image, Seen, resize, see
+from data.loading.views import Image, Seen, resize
 from data.order.hashing import key, uniform
 
 _TRIES = 10
@@ -71,11 +72,12 @@ class ScaledCrop:
             (height, out_height), (width, out_width) = extents
             if mask is None or _largest_share(mask[top : top + height, left : left + width]) <= self.max_share:
                 break
-        box, out = (top, left, height, width), (out_height, out_width)
+        out = out_height, out_width
         mirrored = self.flip and flips(seed)
         crop_HWC = resize(image_HWC[top : top + height, left : left + width], out)
         crop_CHW = ImageTensor((crop_HWC.flip(1) if mirrored else crop_HWC).permute(2, 0, 1))
-        seen = see(target, size, box, out, mirrored)
+        seen = None if mask is None else _nearest(mask[top : top + height, left : left + width], out)
+        seen = seen.flip(1) if mirrored and seen is not None else seen
         crop_CHW = ImageTensor(self._jittered(crop_CHW, draws))
         above, before = (int(u * (to - held)) for u, to, held in zip(places, self.resolution, out, strict=True))
         padding = [before, above, self.resolution[1] - out_width - before, self.resolution[0] - out_height - above]
@@ -83,9 +85,9 @@ class ScaledCrop:
             grey = peak(16 if crop_CHW.dtype == torch.uint16 else 8) // 2
             crop_CHW = ImageTensor(_padded(crop_CHW, padding, grey))
             if seen is not None:
-                seen = _padded(Mask(cast(Tensor, seen)), padding, IGNORED)
+                seen = _padded(Mask(seen), padding, IGNORED).as_subclass(Tensor)
         image = crop_CHW.as_subclass(Tensor).permute(1, 2, 0).contiguous()
-        return image, seen.as_subclass(Tensor) if isinstance(seen, Tensor) else seen
+        return image, seen
 
     def _jittered(self, image_CHW: Tensor, draws: int) -> Tensor:
         for number, (change, least, most) in enumerate(_STRENGTHS if self.jitter else (), start=1 + 2 * _TRIES):
@@ -98,6 +100,11 @@ def _extent(side: int, to: int, factor: float) -> tuple[int, int]:
     """Of one axis: how many pixels of the image are taken, and how many they become, at most `to`."""
     taken = min(side, max(1, round(to / factor)))
     return taken, to if taken < side else min(to, max(1, round(side * factor)))
+
+
+def _nearest(mask_HW: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
+    """The class under the centre of each pixel; torchvision takes that under its corner, up to half a pixel away."""
+    return interpolate(torch.tensor(mask_HW)[None, None], size, mode="nearest-exact")[0, 0]
 
 
 def _largest_share(mask_HW: NDArray[np.uint8]) -> float:
@@ -127,4 +134,4 @@ class Whole:
 
     def __call__(self, image_HWC: Image, target: Target | None, seed: int) -> tuple[Tensor, Seen]:
         size = image_HWC.shape[0], image_HWC.shape[1]
-        return resize(image_HWC, self.resolution or size, "bicubic"), see(target, size, (0, 0, *size), size)
+        return resize(image_HWC, self.resolution or size, "bicubic"), None if target is None else torch.tensor(target)
