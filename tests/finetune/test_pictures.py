@@ -16,9 +16,9 @@ def test_a_row_for_each_image_with_its_truth_and_prediction():
     picture = np.asarray(draw_rows(task, images, truth, rows, "epoch 1"))
     first = picture[32 : 32 + 80, 4 : 4 + 120]  # enlarged by whole pixels
     assert (first == 200).all()
-    assert (picture[32:112, 128:248] == picture[32, 128]).all()
-    assert (picture[32, 128] != 200).any()
-    assert (picture[32:112, 252:372] == 200).all()
+    assert (picture[32:112, 136:256] == picture[32, 136]).all()
+    assert (picture[32, 136] != 200).any()
+    assert (picture[32:112, 268:388] == 200).all()
     assert (picture[116 : 116 + 256, 4 : 4 + 128] == 9).all()  # shrunk to 256 px
     assert picture.shape[0] == 32 + 80 + 4 + 256 + 4 + 18 + 4
 

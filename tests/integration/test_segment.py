@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import CPU
 
+from finetune.config import FinetuneConfig
+from finetune.run import run as finetune
 from finetune.task import Subject
 from finetune.tasks.registry import TASKS
 from swinmim.checkpoint.encoder import load_encoder, load_manifest
 from swinmim.checkpoint.task_model import load_head
+from swinmim.composition import check
 from swinmim.errors import DataError
 
 pytestmark = pytest.mark.slow
@@ -18,14 +22,22 @@ SMALL = (
     "model.embed_dim=16",
     "model.head_dim=8",
     "resolution=[32,48]",
-    "data.labels_per_class=null",
-    "data.pack_resize=null",
     "global_batch_size=8",
     "batch_size=4",
-    "task.flip=true",
     "optim.base_lr=0.1",
     "callbacks.predictions.num_images=2",
 )
+
+
+@pytest.fixture
+def run_segment(cache):
+    def run(output_dir, *overrides):
+        small = (*CPU, *SMALL, "trainer.max_epochs=2", f"data.cache_dir={cache}", f"output_dir={output_dir}")
+        config = check("finetune", FinetuneConfig, [*small, *overrides])
+        output_dir.mkdir(parents=True, exist_ok=True)
+        return finetune(config, output_dir)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +61,9 @@ def pairs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["segment", "segment_light"])
-def test_it_learns_draws_and_leaves_a_model(tmp_path, run_finetune, pairs, name):
-    arguments = (f"task={name}", f"data.path={pairs}", *SMALL, "task.width=16")
-    metrics = run_finetune(tmp_path / "run", *arguments, "trainer.max_epochs=6", "trainer.val_every_epochs=3")
+def test_it_learns_draws_and_leaves_a_model(tmp_path, run_segment, pairs, name):
+    arguments = (f"task={name}", f"data.path={pairs}", "task.width=16")
+    metrics = run_segment(tmp_path / "run", *arguments, "trainer.max_epochs=6", "trainer.val_every_epochs=3")
     assert metrics["val/miou"] > 0.6  # ground alone: below 0.5
     assert metrics["val/classes"] == 2
     drawn = sorted(path.name for path in (tmp_path / "run" / "predictions").iterdir())
@@ -68,18 +80,17 @@ def test_it_learns_draws_and_leaves_a_model(tmp_path, run_finetune, pairs, name)
         assert head(task.features(encoder, torch.zeros(1, 3, 32, 48))).shape == (1, 2, 32, 48)
 
 
-def test_a_resumed_run_is_the_same(tmp_path, run_finetune, pairs):
-    arguments = ("task=segment", f"data.path={pairs}", *SMALL, "task.width=16")
-    whole = run_finetune(tmp_path / "whole", *arguments)
-    run_finetune(tmp_path / "cut", *arguments, "trainer.max_steps=3")
+def test_a_resumed_run_is_the_same(tmp_path, run_segment, pairs):
+    arguments = ("task=segment", f"data.path={pairs}", "task.width=16")
+    whole = run_segment(tmp_path / "whole", *arguments)
+    run_segment(tmp_path / "cut", *arguments, "trainer.max_steps=3")
     allowed = "allow_drift=[trainer.max_steps]"
-    resumed = run_finetune(tmp_path / "cut", *arguments, "resume=auto", allowed)
+    resumed = run_segment(tmp_path / "cut", *arguments, "resume=auto", allowed)
     assert {k: v for k, v in resumed.items() if k.startswith(("val/", "train/"))} == {
         k: v for k, v in whole.items() if k.startswith(("val/", "train/"))
     }
 
 
-def test_a_folder_without_masks_is_answered_with_what_is_missing(tmp_path, run_finetune, images):
-    arguments = [argument for argument in SMALL if "resolution" not in argument]
+def test_a_folder_without_masks_is_answered_with_what_is_missing(tmp_path, run_segment, images):
     with pytest.raises(DataError, match=r"This task needs mask with each image.*DIR/train/masks beside DIR/train/im"):
-        run_finetune(tmp_path / "run", "task=segment", f"data.path={images}", *arguments, "resolution=32")
+        run_segment(tmp_path / "run", "task=segment", f"data.path={images}")
