@@ -1,5 +1,7 @@
 """Pictures of predictions: a row for each image, in its own proportions, and what the colours mean."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -26,5 +28,6 @@ def test_a_row_for_each_image_with_its_truth_and_prediction():
 @pytest.mark.parametrize("native", [True, False])
 def test_the_first_samples_of_a_batch(native):
     images = [torch.zeros(2, n + 1, 3) for n in range(4)] if native else torch.zeros(4, 2, 2, 3)
-    batch = first_of({"image": images, "valid": torch.ones(4, dtype=torch.bool)}, 3)
+    made: Any = {"image": images, "valid": torch.ones(4, dtype=torch.bool)}
+    batch = first_of(made, 3)
     assert [len(value) for value in batch.values()] == [3, 3]
