@@ -15,6 +15,7 @@ from data.order.subsets import split
 from finetune.config import FinetuneConfig
 from finetune.tasks.classify import ClassifyConfig
 from finetune.tasks.detect import DetectConfig
+from finetune.tasks.segment import SegmentConfig
 from pretrain.config import PretrainConfig
 from swinmim import door
 from swinmim.composition import check
@@ -28,6 +29,7 @@ WORDS = ("Paper", "Command", "Hardware", "Hours", "Expected", "Verified", "Devia
 IMAGENET = 1_281_167
 EXTENDED_22K = 70_000_000
 COCO = 118_287
+ADE20K = 20_210
 RANDAUG = "rand-m9-mstd0.5-inc1"  # ST config.py, AUG.AUTO_AUGMENT
 
 
@@ -88,6 +90,15 @@ PUBLISHED = {
         epochs=50, steps=92_400, batch=64, warmup=251, peak=4e-5, first=4e-8, last=4e-7,
         weight_decay=0.05, drop_path=0.4,
     ),
+    **{
+        f"swinv2_{size}_segment": Published(
+            source="UPerNet configs of Swin", images=ADE20K, resolution=resolution, windows=windows, epochs=127,
+            steps=160_401, batch=16, warmup=1504, peak=6e-5, first=0.0, last=0.0, weight_decay=0.01, drop_path=0.3,
+        )
+        for size, resolution, windows in [
+            ("t", 512, (32, 32, 32, 16)), ("b", 512, (32, 32, 32, 16)), ("l", 640, (40, 40, 40, 20))
+        ]
+    },
     "swinv2_g_mim": Published(
         source="P-V2 section 3.6 and appendix", images=EXTENDED_22K, resolution=192, epochs=20, steps=151_900,
         batch=9216, warmup=30_000, peak=1.4e-3, first=0.0, last=0.0, weight_decay=0.1, clip=100.0, drop_path=0.0,
@@ -113,6 +124,7 @@ FROM_22K_HEADER = GPUS | {
     "22": "K-supervised, MODELHUB",
 }
 DETECT_HEADER = {"5": "clipping, ours", "1": "K labels, of the published one"}
+SEGMENT_HEADER = {"1807.10221": "UPerNet", "8": "GPUs, configs", "150": "classes of ADE20K"}
 NUMBERS = {
     "swinv2_t_detect": DETECT_HEADER
     | {
@@ -164,6 +176,9 @@ NUMBERS = {
     "swinv2_b_ft_384": FROM_22K_HEADER | {"384": "px", "87.1": "MODELHUB"},
     "swinv2_l_ft_256": FROM_22K_HEADER | {"256": "px", "86.9": "MODELHUB"},
     "swinv2_l_ft_384": FROM_22K_HEADER | {"384": "px", "87.6": "MODELHUB"},
+    "swinv2_t_segment": SEGMENT_HEADER | {"512": "px, configs", "44.51": "README of the configs"},
+    "swinv2_b_segment": SEGMENT_HEADER | {"512": "px, configs", "48.13": "README of the configs"},
+    "swinv2_l_segment": SEGMENT_HEADER | {"640": "px, 2103.14030", "53.5": "2103.14030 table 3", "2103.14030": "Swin"},
     "swinv2_g_ft_640": {
         **dict.fromkeys(("70", "640"), "M images, px: P-V2 appendix"),
         **dict.fromkeys(("0", "0.1", "1", "40", "0.875"), "choices"),
@@ -190,6 +205,7 @@ def header(name: str) -> str:
 @cache
 def composed(name: str, *overrides: str) -> PretrainConfig | FinetuneConfig:
     if "python -m finetune" in header(name):
+    if "_ft" in name or "_segment" in name:
         model = f"model=swinv2_{name.split('_')[1]}" if name in PUBLISHED else "model=swinv2_demo"
         return check("finetune", FinetuneConfig, [f"experiment={name}", "data.path=x", "ckpt=null", model, *overrides])
     return check("pretrain", PretrainConfig, [f"experiment={name}", "data.path=x", *overrides])
@@ -240,6 +256,11 @@ def test_recipe_is_the_published_one(name):
         assert (task.masks, task.jitter, task.flip) == ("auto", (0.1, 2.0), True)  # coco_loader_lsj.py, detectron2
         assert (task.anchor_scale, task.fpn_channels, task.box_channels) == (8, 256, 1024)
         assert (task.proposals, task.sampled, task.least_score, task.most_objects) == (1000, 512, 0.05, 100)
+    elif isinstance(config.task, SegmentConfig):
+        task = config.task
+        assert (task.decoder, task.width, task.scale, task.max_share) == ("upernet", 512, (0.5, 2.0), 0.75)
+        assert (task.flip, task.jitter, task.evaluation, task.overlap) == (True, 0.5, "slide", pytest.approx(1 / 3))
+        assert (task.class_weights, task.dice) == ("none", 0.0)
     else:
         task = config.task
         assert isinstance(task, ClassifyConfig)

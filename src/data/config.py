@@ -110,6 +110,8 @@ class LabelledDataConfig(DataConfig):
     """Labelled images for validation; null uses path/val, path/valid or path/test, else holds out val_ratio."""
     labels_per_class: Count | None
     """Train on this many images of each class, chosen by the run's seed; null is all."""
+    ignore_index: Annotated[int, Field(ge=0, le=255)] = 255
+    """Label masks: value in the files, or line of a colour in classes.txt, of pixels that have no class."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,7 +6,7 @@ Folders are packed once into a cache and reused. Only here it is decided whether
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data.codecs.targets import Needs
+from data.codecs.targets import IGNORED, Needs
 from data.config import DataConfig, LabelledDataConfig
 from data.loading.batch import LoaderSettings
 from data.loading.module import Part, ShardData, StreamData
@@ -48,7 +48,14 @@ def open_source(path: str | Path, config: DataConfig, channels: int = 3, needs: 
         return open_remote(str(path), cache / "remote", config.cache_bytes, config.allow_insecure)
     if is_shard_set(Path(path)):
         return ShardSet.open(path)
-    return ShardSet.open(pack(path, cache, _options(config, channels), needs=needs))
+    return ShardSet.open(_pack(path, config, channels, needs))
+
+
+def _pack(
+    path: str | Path, config: DataConfig, channels: int, needs: Needs, classes: tuple[str, ...] | None = None
+) -> Path:
+    ignore_index = config.ignore_index if isinstance(config, LabelledDataConfig) else IGNORED
+    return pack(path, config.cache_folder(), _options(config, channels), classes, needs, ignore_index)
 
 
 def _options(config: DataConfig, channels: int) -> WriteOptions:
@@ -92,7 +99,7 @@ def open_labelled(path: str, config: DataConfig, needs: Needs, channels: int = 3
         return _require(open_source(path, config, channels, needs), needs), None
     train = _require(open_source(train_dir, config, channels, needs), needs)
     if not is_shard_set(val_dir):
-        val_dir = pack(val_dir, config.cache_folder(), _options(config, channels), train.classes, needs)
+        val_dir = _pack(val_dir, config, channels, needs, train.classes)
     return train, _require(ShardSet.open(val_dir), needs)
 
 

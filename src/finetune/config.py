@@ -5,7 +5,13 @@ import dataclasses
 from data.config import LabelledDataConfig
 from finetune.tasks.registry import TASKS, AnyTaskConfig
 from swinmim.config import ModelConfig, schema
-from swinmim.training.settings import RunConfig
+from swinmim.training.callback_settings import PredictionsConfig
+from swinmim.training.settings import CallbacksConfig, RunConfig
+
+
+@schema
+class FinetuneCallbacksConfig(CallbacksConfig):
+    predictions: PredictionsConfig
 
 
 @schema
@@ -17,6 +23,7 @@ class FinetuneConfig(RunConfig):
     """Architecture of the from-scratch baseline; the encoder folder decides otherwise."""
     task: AnyTaskConfig
     data: LabelledDataConfig
+    callbacks: FinetuneCallbacksConfig
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,6 +17,7 @@ from data.order.epoch import accumulation
 from finetune.config import FinetuneConfig
 from finetune.model import TaskModel
 from finetune.module import TaskModule
+from finetune.pictures import Predictions
 from finetune.task import Subject
 from finetune.tasks.registry import TASKS
 from swinmim.checkpoint.encoder import CONFIG_NAME, load_encoder, load_manifest
@@ -101,7 +102,7 @@ class FinetuneParts:
         }
 
     def callbacks(self, output_dir: Path) -> Sequence[Callback]:
-        return ()
+        return [Predictions(output_dir, self.config.callbacks.predictions)]
 
     def verdict(self, metrics: Mapping[str, float], output_dir: Path) -> str:
         """How good the last and the best epoch are and where they lie, what comes next."""
@@ -109,6 +110,8 @@ class FinetuneParts:
         same = best.resolve() == model.resolve()
         folders = {"last and best": model} if same else {"last": model, "best": best}
         lines = [self._told(which, folder) for which, folder in folders.items() if folder.is_dir()]
+        if (pictures := output_dir / "predictions").is_dir():  # of tasks that draw
+            lines.append(f"pictures  {pictures}")
         reader = f"timm.create_model({f'local-dir:{model}'!r}, pretrained=True)"
         if not (model / CONFIG_NAME).is_file():  # timm has no such network
             reader = f"swinmim.load_encoder({str(model)!r})"

@@ -145,6 +145,10 @@ class Task(ABC, Generic[Config]):
         words under the image say it."""
         return None
 
+    def legend(self) -> Image | None:
+        """What the colours of `draw` mean, where they mean the same in every picture."""
+        return None
+
     @abstractmethod
     def verdict(self, values: Mapping[str, float]) -> str:
         """One line for the end of the run, of the metrics logged last; empty where there are none."""

@@ -90,6 +90,9 @@ def test_an_unknown_kind_lists_the_kinds():
             ("task=multilabel", "task.pos_weight=heavy"),
             r"task\.pos_weight: Input should be 'none' or 'auto'; got 'heavy'",
         ),
+        (("task=segment", "task.width=20"), r"task\.width: Input should be a multiple of 8; got 20"),
+        (("task=segment", "task.overlap=1"), r"task\.overlap: Input should be less than 1; got 1"),
+        (("task=segment", "task.decoder=unet"), r"task\.decoder: Input should be 'upernet' or 'segformer'; got 'unet'"),
         (("task=multilabel", "data.labels_per_class=3"), "which task=multilabel does not have. Set it to null"),
     ],
 )

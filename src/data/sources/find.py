@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.codecs.targets import Needs
+from data.codecs.targets import IGNORED, Needs
 from data.sources import hub, listing
 from data.sources.annotated import read_annotated
 from data.sources.folder import read_folder
@@ -14,12 +14,13 @@ from swinmim.errors import DataError
 from swinmim.outside import one_line
 
 
-def find_source(name: str, needs: Needs | None = None) -> Source:
+def find_source(name: str, needs: Needs | None = None, ignore_index: int = IGNORED) -> Source:
     """Open a folder of images, a list file, a tar, a folder of tars (WebDataset or ImageNet), or "hf-dataset:NAME".
 
     Args:
         name: as typed.
         needs: which targets are looked for beside a folder's images; None for any.
+        ignore_index: value in mask files of pixels without a class.
 
     Raises:
         DataError: nothing of the kind, or nothing usable in it.
@@ -34,7 +35,7 @@ def find_source(name: str, needs: Needs | None = None) -> Source:
     path = Path(name)
     kind = path.suffix.lower()
     if kind in listing.SUFFIXES and path.is_file():
-        return listing.read_list(path)
+        return listing.read_list(path, ignore_index)
     if kind == ".tar" and path.is_file():
         return read_tars([path])
     if kind in (".tgz", ".gz", ".bz2", ".xz", ".zip") and path.is_file():
@@ -49,7 +50,7 @@ def find_source(name: str, needs: Needs | None = None) -> Source:
                 f" ({tars[0]}, or a folder of them)."
             )
         return read_tars(tars)
-    return read_annotated(path, needs) or read_folder(path)
+    return read_annotated(path, needs, ignore_index=ignore_index) or read_folder(path)
 
 
 def _is_image(file: Path) -> bool:

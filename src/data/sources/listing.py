@@ -1,4 +1,4 @@
-"""Images named in a list: CSV, TSV, JSON lines or parquet with the columns path and, optionally, label or labels."""
+"""Images named in a list: CSV, TSV, JSON lines or parquet with a column path and maybe label, labels or mask."""
 
 import csv
 import json
@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from data.codecs.targets import TargetKind
+from data.codecs.targets import IGNORED, TargetKind
+from data.sources.annotated.pairs import CLASSES, paired
 from data.sources.labels import label_targets, label_text, label_texts, number_labels
 from data.sources.source import FileSource, Item
 from swinmim.errors import DataError
@@ -39,11 +40,12 @@ def _path(value: object, place: str) -> str:
     return f"{place}: no path" if value in (None, "") else f"{place}: no path but {value!r:.60}"
 
 
-def read_list(path: Path) -> FileSource:
+def read_list(path: Path, ignore_index: int = IGNORED) -> FileSource:
     """The images of a list, in its order; paths are relative to the list's folder. Missing files are items too.
 
     Labels are names or numbers, see `labels.number_labels`; a column `labels` holds any number of them for each image,
-    with "|" between or as a list.
+    with "|" between or as a list. A column `mask` names the label mask of each; classes.txt beside the list says what
+    is in them, and `ignore_index` what is not to be learnt.
 
     Raises:
         DataError: unreadable, no column `path`, labels that cannot be used, or no file of it exists.
@@ -57,7 +59,7 @@ def read_list(path: Path) -> FileSource:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     if any("path" not in row for row in rows):
         raise DataError(
-            f"A list needs the columns path and, optionally, label or labels; {path} has {', '.join(columns)}."
+            f"A list needs the columns path and, optionally, label, labels or mask; {path} has {', '.join(columns)}."
         )
     if {"label", "labels"} <= set(columns):
         raise DataError(
@@ -66,7 +68,14 @@ def read_list(path: Path) -> FileSource:
         )
     names = [_path(row["path"], f"{path.name} row {number}") for number, row in enumerate(rows, 1)]
     labels, targets = [-1] * len(rows), [""] * len(rows)
-    if "labels" in columns:
+    masks: list[str] | None = None
+    classes: tuple[str, ...]
+    notes: list[str]
+    if "mask" in columns:
+        if other := {"label", "labels"} & set(columns):
+            raise DataError(f"A list has one kind of answer; {path} has mask and {min(other)}. Drop or rename one.")
+        masks, classes, notes = [label_text(row.get("mask")) or "" for row in rows], (), []
+    elif "labels" in columns:
         texts = [label_texts(row.get("labels")) for row in rows]
         classes, targets, note = label_targets(texts, f"column labels of {path}")
         notes = [note]
@@ -87,5 +96,8 @@ def read_list(path: Path) -> FileSource:
             items.append(Item(name, label, 0, 0, target))
     if missing == len(rows):
         raise DataError(f"None of the {len(rows)} files that {path} lists exists. Paths count from {path.parent}.")
+    if masks is not None:
+        named = path.parent / CLASSES
+        return paired(path.parent, items, masks, named if named.is_file() else None, ignore_index=ignore_index)
     kind: TargetKind | None = "labels" if "labels" in columns else None
     return FileSource(items=items, classes=classes, notes=tuple(notes), target=kind, root=path.parent)

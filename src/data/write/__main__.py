@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from data.codecs.targets import MEMBERS
+from data.codecs.targets import IGNORED, MEMBERS
 from data.write.plan import WriteOptions
 from swinmim.errors import DataError, UserError
 from swinmim.outside import printable
@@ -23,8 +23,9 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
         default = getattr(_DEFAULTS, name.replace("-", "_"))
         parser.add_argument(f"--{name}", help=f"{text} (default {default}{theirs})", **kind)
 
-    parser.add_argument("source", help="folder of images (first-level folders are classes), list (.csv .tsv .jsonl"
-                        " .parquet: path,label or labels), tar, folder of tars, or hf-dataset:NAME@SPLIT")  # fmt: skip
+    parser.add_argument("source", help="folder of images (first-level folders are classes, or images and masks), list"
+                        " (.csv .tsv .jsonl .parquet: path and label, labels or mask), tar, folder of tars, or"
+                        " hf-dataset:NAME@SPLIT")  # fmt: skip
     parser.add_argument("dest", help="new directory for the shards, or an interrupted one")
     add("resize", "shorter side in pixels; none keeps originals", type=_number)
     add("quality", "JPEG quality of what is encoded anew", type=int)
@@ -42,6 +43,14 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dedup", choices=("none", "exact"), help="leave out equal files")
     add("limit", "write so many images only", type=int)
     add("max-bad-ratio", "fail beyond this share of files that cannot be used", type=float)
+    parser.add_argument(
+        "--ignore-index",
+        type=int,
+        choices=range(256),
+        metavar="VALUE",
+        default=IGNORED,
+        help=f"value in mask files without a class (default {IGNORED})",
+    )
     parser.add_argument("--workers", type=int, help="processes that encode (default: one per core)")
     parser.add_argument(
         "--verify", action="store_true", default=False, help="when resuming, read finished shards through"

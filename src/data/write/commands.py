@@ -25,7 +25,7 @@ def _say(text: str, file: TextIO | None = None) -> None:
 
 
 def _make(given: argparse.Namespace) -> int:
-    source = find_source(given.source)
+    source = find_source(given.source, ignore_index=given.ignore_index)
     chosen = {name: getattr(given, name) for name in WriteOptions.__dataclass_fields__ if hasattr(given, name)}
     if source.stored is not None:
         if "value_range" in chosen:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data.codecs.targets import Needs
+from data.codecs.targets import IGNORED, Needs
 from data.shards.lock import shared_lock
 from data.shards.manifest import VERSION, is_shard_set
 from data.sources.annotated import read_annotated
@@ -77,11 +77,12 @@ def pack(
     options: WriteOptions | None = None,
     classes: tuple[str, ...] | None = None,
     needs: Needs = "nothing",
+    ignore_index: int = IGNORED,
 ) -> Path:
     """Pack a folder or list of images into `cache_dir`, or find it there; says which, with what was found.
 
     The copy is reused as long as the listing (paths, sizes, times) and the options stay the same. `needs` names the
-    targets that are looked for beside the images of a folder.
+    targets that are looked for beside the images of a folder, `ignore_index` the value in mask files without a class.
 
     Raises:
         TooManyLeftOut: more unusable files than the options allow; the next call goes on where this one ended.
@@ -96,9 +97,9 @@ def pack(
         )
     source: FileSource
     if is_list:
-        source = read_list(Path(folder))
+        source = read_list(Path(folder), ignore_index)
     else:
-        source = read_annotated(Path(folder), needs, classes) or read_folder(folder, classes)
+        source = read_annotated(Path(folder), needs, classes, ignore_index) or read_folder(folder, classes)
     dest = Path(cache_dir) / _cache_name(source, options)
     if options.channels not in (1, 3) and not is_shard_set(dest):
         _say(

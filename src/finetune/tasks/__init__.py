@@ -2,7 +2,10 @@
 
 registry      kind -> task
 pooled        what tasks share that give one answer for a whole image
+pixels        what tasks need that answer for each pixel
+decoders      over all maps of the encoder
 classify      one class per image              multilabel    any number of labels per image
 detect        boxes and masks of objects       rcnn          its head
 objects       judging and drawing them
+segment       a class for each pixel
 """

@@ -10,8 +10,9 @@ from finetune.task import Task, TaskConfig
 from finetune.tasks.classify import Classify
 from finetune.tasks.detect import Detect
 from finetune.tasks.multilabel import Multilabel
+from finetune.tasks.segment import Segment
 
-TASKS: dict[str, type[Task[Any]]] = {task.kind: task for task in (Classify, Multilabel, Detect)}
+TASKS: dict[str, type[Task[Any]]] = {task.kind: task for task in (Classify, Detect, Multilabel, Segment)}
 
 if TYPE_CHECKING:
     AnyTaskConfig = TaskConfig

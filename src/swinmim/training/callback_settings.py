@@ -37,6 +37,16 @@ class ReconstructionsConfig:
 
 
 @schema
+class PredictionsConfig:
+    every_epochs: Count = 1
+    """Epochs between pictures; the last epoch is always drawn. Only tasks that draw over the image have some."""
+    num_images: Count = 8
+    """At most; those of the first validation batch."""
+    bands: tuple[Band, Band, Band] | None = None
+    """As those of the reconstructions."""
+
+
+@schema
 class HeartbeatConfig:
     """Runs of several processes only. A killed process is noticed at once, whatever these say."""
 
