@@ -205,7 +205,6 @@ def header(name: str) -> str:
 @cache
 def composed(name: str, *overrides: str) -> PretrainConfig | FinetuneConfig:
     if "python -m finetune" in header(name):
-    if "_ft" in name or "_segment" in name:
         model = f"model=swinv2_{name.split('_')[1]}" if name in PUBLISHED else "model=swinv2_demo"
         return check("finetune", FinetuneConfig, [f"experiment={name}", "data.path=x", "ckpt=null", model, *overrides])
     return check("pretrain", PretrainConfig, [f"experiment={name}", "data.path=x", *overrides])

@@ -27,7 +27,7 @@ READERS: dict[TargetKind, tuple[Reader, ...]] = {
 }
 
 LAYOUTS: dict[TargetKind, str] = {
-    "mask": "masks (DIR/train/masks beside DIR/train/images, PNGs of the same names, and so for val), or a list with the"
+    "mask": "masks (DIR/train/masks beside DIR/train/images, PNGs of the same names, and so for val), or a list with"
     " columns path and mask",
     "boxes": "a COCO file (DIR/train.json beside DIR/train, or inside it), Pascal VOC's XML (Annotations beside"
     " JPEGImages) or YOLO's text (labels beside images)",
