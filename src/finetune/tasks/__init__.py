@@ -3,4 +3,5 @@
 registry      kind -> task
 pooled        what tasks share that give one answer for a whole image
 classify      one class per image              multilabel    any number of labels per image
+probe         heads on a frozen encoder        knn           its nearest neighbours (both: `finetune.frozen`)
 """
