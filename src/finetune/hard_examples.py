@@ -52,7 +52,7 @@ class HardExamples(Callback):
 
     def _write(self, data: ShardData) -> None:
         shards, settings, answers = data.val, data.settings, self.worst.answers
-        records = [shards.read(one.index) for one in answers]
+        records = [shards.read(one.image) for one in answers]
         images = [
             decode(
                 record.data,

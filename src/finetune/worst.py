@@ -21,8 +21,8 @@ class Answer(NamedTuple):
     """What the network said of an image, and how well; sorted, the worst first."""
 
     goodness: float
-    index: int
-    """In its set."""
+    image: int
+    """Index in its set."""
     row: Row
     truth: Row
 
@@ -96,7 +96,7 @@ def in_words(row: Row) -> str:
 
 
 def draw_answers(task: Task[Any], images: Sequence[Pixels], answers: Sequence[Answer], columns: int = 4) -> Image.Image:
-    """A sheet of images as they are, each with truth and answer under it in words, or beside it where the task draws."""
+    """A sheet of images as they are, truth and answer under each in words, and beside it where the task draws."""
     tiles = []
     for pixels, one in zip(images, answers, strict=True):
         image = to_rgb(pixels)
@@ -124,4 +124,4 @@ def to_rgb(pixels_HWC: Pixels) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """uint8 (H, W, 3) of an image of 8 or 16 bits: its first three channels, or the first one as grey."""
     shown = pixels_HWC[..., :3] if pixels_HWC.shape[2] >= 3 else pixels_HWC[..., :1].repeat(3, axis=2)
     bits = 8 * shown.dtype.itemsize
-    return shown if bits == 8 else (shown // (peak(16) // peak(8))).astype(np.uint8)
+    return (shown // (peak(bits) // peak(8))).astype(np.uint8)

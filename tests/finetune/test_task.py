@@ -88,6 +88,23 @@ def test_an_unknown_kind_lists_the_kinds():
             ("task=multilabel", "task.pos_weight=heavy"),
             r"task\.pos_weight: Input should be 'none' or 'auto'; got 'heavy'",
         ),
+        (
+            ("task=probe", "resume=run"),
+            r"task=probe measures the encoder as it is: there is nothing to resume from\. Rem",
+        ),
+        (("task=knn", "strategy=ddp"), r"in one process on one device.*Take strategy=single and trainer\.devices=1"),
+        (("task=knn", "trainer.devices=2"), r"in one process on one device"),
+        (("task=probe", "compile=true"), r"compile is for training steps\. Add compile=false"),
+        (("task=probe", "allow_drift=[seed]"), r"nothing is resumed, so allow_drift has no effect"),
+        (("task=probe", "global_batch_size=1"), r"batch norm: global_batch_size is at least 2, got 1"),
+        (("task=probe", "task.held_out=1"), r"task\.held_out: Input should be less than 1"),
+        (("task=probe", "task.heads=[mlp]"), r"task\.heads\.0: Input should be 'linear' or 'attentive'; got 'mlp'"),
+        (("task.class_weights=heavy",), r"task\.class_weights: Input should be 'none' or 'auto'; got 'heavy'"),
+        (("callbacks.ema_decay=1",), r"callbacks\.ema_decay: Input should be less than 1"),
+        (
+            ("callbacks.ema_decay=0.9", "strategy=deepspeed_zero3"),
+            r"ema_decay does not work under ZeRO-3: no rank holds the whole weights.*take strategy=ddp",
+        ),
         (("task=multilabel", "data.labels_per_class=3"), "which task=multilabel does not have. Set it to null"),
     ],
 )

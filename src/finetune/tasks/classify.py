@@ -149,11 +149,12 @@ class Classify(PooledTask[ClassifyConfig]):
 
 
 def inverse_frequency(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Weights (K,) of classes with so many images (K,): the rarer the heavier, within `MAX_RATIO`, 1 on average over the
-    images. A class without images has the heaviest."""
-    weights = 1 / np.maximum(counts, counts.max() / MAX_RATIO)
-    weights *= counts.sum() / (weights * counts).sum()
-    return weights
+    """Weights (K,) of classes with so many images (K,): the rarer the heavier, within `MAX_RATIO`.
+
+    1 on average over the images. A class without images has the heaviest.
+    """
+    weights: NDArray[np.float64] = 1 / np.maximum(counts, counts.max() / MAX_RATIO)
+    return weights * float(counts.sum() / (weights * counts).sum())
 
 
 def _share(part: int, whole: int) -> float | None:

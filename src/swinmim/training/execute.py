@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
+from swinmim.checkpoint.encoder import load_manifest
 from swinmim.distributed import is_main
 from swinmim.errors import DataError, TooFewImages
 from swinmim.models.swinv2 import SwinV2
@@ -152,6 +153,7 @@ def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[
         },
         data={"fingerprint": data.train.fingerprint, "samples": len(data.train)},
         parent=config.ckpt,
+        parents=() if config.ckpt is None else _chain(config.ckpt),
     )
     metrics = train(
         config,
@@ -179,6 +181,10 @@ def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[
     if is_main():
         log.info("%s", parts.verdict(metrics, output_dir))
     return metrics
+
+
+def _chain(ckpt: str) -> tuple[Mapping[str, Any], ...]:
+    return tuple(ancestor.model_dump() for ancestor in load_manifest(ckpt).chain(ckpt))
 
 
 def warn_of_windows(windows: Sequence[tuple[int, int]]) -> None:

@@ -104,8 +104,8 @@ class CallbacksConfig:
     stability: StabilityConfig
     heartbeat: HeartbeatConfig
     ema_decay: Decay | None = None
-    """What an exponential moving average of the weights keeps of itself at each step, as 0.9999 for long runs; validated
-    and saved in encoder/ in place of the weights, which train on without it. null: none."""
+    """What an exponential moving average of the weights keeps of itself at each step, 0.9999 in long runs. It is what
+    is validated and saved in encoder/; the weights train on without it. null: none."""
 
 
 @schema
