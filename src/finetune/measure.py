@@ -99,10 +99,6 @@ class _Sets:
             batch_size=config.batch_size,
             needs=needs,
         )
-        if not len(val.sorted_indices()):
-            raise ConfigError(
-                "data.val_ratio=0 leaves nothing to report on. Add data.val_ratio=0.1, or data.val_path=..."
-            )
         return _Labelled(train, val, settings)
 
     def statistics(self, data: _Labelled) -> Stats:

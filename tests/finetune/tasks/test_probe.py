@@ -15,13 +15,13 @@ from swinmim.config import CONF_DIR
 from swinmim.errors import ConfigError, DataError
 from swinmim.evaluation.features import Features
 
-EFFORT = Effort(epochs=20, batch_size=16, seed=0, device=torch.device("cpu"))
+EFFORT = Effort(epochs=10, batch_size=32, seed=0, device=torch.device("cpu"))
+
+SMALL = {"queries": 4, "held_out": 0.25, "rates": (1e-3, 1e-2)}
 
 
 def made(**changed):
-    settings = (
-        yaml.safe_load((CONF_DIR / "task" / "probe.yaml").read_text()) | {"queries": 4, "held_out": 0.25} | changed
-    )
+    settings = yaml.safe_load((CONF_DIR / "task" / "probe.yaml").read_text()) | SMALL | changed
     settings |= {key: tuple(value) for key, value in settings.items() if isinstance(value, list)}
     return Probe(ProbeConfig(**settings), made_encoder(), 2)
 
