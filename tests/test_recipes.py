@@ -27,6 +27,7 @@ EXPERIMENTS = {path.stem: path for path in sorted((CONF_DIR / "experiment").glob
 PUBLISHED_ONES = [name for name in EXPERIMENTS if name.startswith("swinv2")]
 WORDS = ("Paper", "Command", "Hardware", "Hours", "Expected", "Verified", "Deviations")
 IMAGENET = 1_281_167
+IMAGENET_22K = 14_197_122
 EXTENDED_22K = 70_000_000
 COCO = 118_287
 ADE20K = 20_210
@@ -73,6 +74,11 @@ FROM_22K = {  # ST configs/swinv2 *_22kto1k_finetune, data/build.py
 }  # fmt: skip
 TO_256 = {"resolution": 256, "windows": (16, 16, 16, 8), "crop": ("center", 0.875), **FROM_22K}
 TO_384 = {"resolution": 384, "windows": (24, 24, 24, 12), "crop": ("squash", 1.0), **FROM_22K}  # TEST.CROP False
+INTERMEDIATE = {  # ST configs/swinv2 *_22k; layer decay: P-V2 appendix, stage 2 of G
+    "images": IMAGENET_22K, "resolution": 192, "windows": (12, 12, 12, 6), "epochs": 90, "steps": 311_940,
+    "batch": 4096, "warmup": 17_330, "peak": 1e-3, "first": 1e-6, "last": 1e-5, "weight_decay": 0.1, "drop_path": 0.2,
+    "layer_decay": 0.87, "crop": ("center", 0.875),
+}  # fmt: skip
 
 PUBLISHED = {
     **{f"swinv2_{size}_mim": Published(source="ST configs/simmim swinv2_base", **SIMMIM) for size in "tsblh"},
@@ -99,6 +105,12 @@ PUBLISHED = {
             ("t", 512, (32, 32, 32, 16)), ("b", 512, (32, 32, 32, 16)), ("l", 640, (40, 40, 40, 20))
         ]
     },
+    **{f"swinv2_{s}_intermediate": Published(source=f"ST configs/swinv2 {s} 22k", **INTERMEDIATE) for s in "bl"},
+    "swinv2_g_intermediate": Published(
+        source="P-V2 appendix", images=EXTENDED_22K, resolution=192, windows=(12, 12, 12, 6), epochs=30, steps=227_850,
+        batch=9216, warmup=20_000, peak=1.4e-3, first=0.0, last=0.0, weight_decay=0.1, clip=100.0, drop_path=0.3,
+        layer_decay=0.87,
+    ),
     "swinv2_g_mim": Published(
         source="P-V2 section 3.6 and appendix", images=EXTENDED_22K, resolution=192, epochs=20, steps=151_900,
         batch=9216, warmup=30_000, peak=1.4e-3, first=0.0, last=0.0, weight_decay=0.1, clip=100.0, drop_path=0.0,
@@ -125,6 +137,13 @@ FROM_22K_HEADER = GPUS | {
 }
 DETECT_HEADER = {"5": "clipping, ours", "1": "K labels, of the published one"}
 SEGMENT_HEADER = {"1807.10221": "UPerNet", "8": "GPUs, configs", "150": "classes of ADE20K"}
+INTERMEDIATE_HEADER = {
+    **dict.fromkeys(("192", "12", "90"), "px, window, epochs: ST configs/swinv2"),
+    **dict.fromkeys(("0.87", "30"), "layer decay and epochs of G: P-V2 appendix"),
+    "16": "GPUs, ours",
+    "384": "px, ST configs/swinv2",
+    "2": "% held out, the recipe's own",
+}
 NUMBERS = {
     "swinv2_t_detect": DETECT_HEADER
     | {
@@ -137,6 +156,16 @@ NUMBERS = {
     | {
         **dict.fromkeys(("2203.16527", "64", "53.9", "46.2"), "ViTDet, README"),
         **dict.fromkeys(("118,287", "92,400", "92,187"), "images and steps, derived below"),
+    },
+    "swinv2_b_intermediate": INTERMEDIATE_HEADER | {"87.1": "MODELHUB"},
+    "swinv2_l_intermediate": INTERMEDIATE_HEADER | {"87.6": "MODELHUB"},
+    "swinv2_g_intermediate": {
+        **dict.fromkeys(("1", "2"), "stages of P-V2, table 2, % held out"),
+        **dict.fromkeys(("70", "20,000", "640"), "M images, steps of warm-up, px: P-V2 appendix"),
+        **dict.fromkeys(("0", "0.1", "12", "0.875"), "choices"),
+        "2111.09883": "P-V2",
+        "80": "GB of a GPU, ours",
+        "90.17": "P-V2 table 2",
     },
     "swinv2_t_mim": SIMMIM_HEADER | {"27.6": "M, measured", "80": "GB, ours"},
     "swinv2_s_mim": SIMMIM_HEADER | {"49.0": "M, MODELHUB", "80": "GB, ours", "500k": HUB, "0.4641": HUB, "84.08": HUB},
@@ -267,7 +296,8 @@ def test_recipe_is_the_published_one(name):
         assert (task.erasing, task.label_smoothing) == (0.25, 0.1)  # ST config.py
         assert (task.mixup, task.cutmix) == ((0.8, 1.0) if published.crop else (0.0, 0.0))
         assert config.data.pack_resize is None
-        assert config.data.val_ratio == 0.1  # of a set without val/; ImageNet has one
+        # of a set without val/; ImageNet has one
+        assert config.data.val_ratio == (0.02 if name.endswith("_intermediate") else 0.1)
         assert not config.optim.decay_attention
         if published.crop:
             assert (task.crop_mode, task.crop_ratio) == published.crop

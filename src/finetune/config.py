@@ -3,7 +3,7 @@
 import dataclasses
 
 from data.config import LabelledDataConfig
-from finetune.tasks.registry import TASKS, AnyTaskConfig
+from finetune.tasks.registry import FROZEN, TASKS, AnyTaskConfig
 from swinmim.config import ModelConfig, schema
 from swinmim.training.callback_settings import PredictionsConfig
 from swinmim.training.settings import CallbacksConfig, RunConfig
@@ -34,8 +34,28 @@ class FinetuneConfig(RunConfig):
                 "model has no effect with ckpt: the encoder folder holds the architecture. Remove model=... "
                 "(debug=toy brings one: there, remove ckpt=...)"
             )
-        if self.data.labels_per_class is not None and TASKS[self.task.kind].needs != "label":
+        kind = self.task.kind
+        if kind in FROZEN:
+            _check_frozen(self)
+        if self.data.labels_per_class is not None and (TASKS | FROZEN)[kind].needs != "label":
             raise ValueError(
-                f"data.labels_per_class picks images by their one class, which task={self.task.kind} does not have. "
+                f"data.labels_per_class picks images by their one class, which task={kind} does not have. "
                 "Set it to null."
             )
+
+
+def _check_frozen(config: FinetuneConfig) -> None:
+    task = f"task={config.task.kind} measures the encoder as it is"
+    if config.resume not in (None, "auto"):
+        raise ValueError(f"{task}: there is nothing to resume from. Remove resume={config.resume}.")
+    if config.allow_drift:
+        raise ValueError(f"{task}: nothing is resumed, so allow_drift has no effect. Remove it.")
+    if config.strategy.kind != "single" or config.trainer.world_size > 1:
+        raise ValueError(
+            f"{task}, in one process on one device: each image is looked at once. Take strategy=single and "
+            "trainer.devices=1, and start one process."
+        )
+    if config.compile:
+        raise ValueError(f"{task}, and compile is for training steps. Add compile=false.")
+    if config.global_batch_size < 2:
+        raise ValueError(f"{task} by heads with batch norm: global_batch_size is at least 2, got 1.")

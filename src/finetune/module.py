@@ -40,10 +40,12 @@ class TaskModule(TrainingModule):
         images_BCHW, batch = self.task.mix(self.prepare(batch), batch)
         return self.task.loss(self.network(images_BCHW, *self.task.teach(batch)), batch)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Count a batch; {"output": what the network gave}, for callbacks."""
         output = self.task.infer(self.network, self.prepare(batch))
         self.task.update(dict(self.metrics.items()), output, batch)
         self.log_skipped("health/skipped_val_samples", batch["substituted"])
+        return {"output": output}
 
     def prepare(self, batch: Batch) -> Any:
         """uint8 (B, H, W, C) -> normalised float32 (B, C, H, W); of a list a list of (C, H_i, W_i)."""

@@ -11,18 +11,20 @@ from omegaconf import OmegaConf
 from data.codecs.decode import DecodeError
 from data.codecs.targets import decode_target
 from data.loading.module import Part, ShardData
-from data.loading.stats import Stats, resolve_stats
+from data.loading.stats import Stats
 from data.open import labelled_parts, loader_settings
 from data.order.epoch import accumulation
+from data.shards.local import ShardSet
 from finetune.config import FinetuneConfig
-from finetune.model import TaskModel
+from finetune.hard_examples import HardExamples
+from finetune.measure import measure
+from finetune.model import TaskModel, build_encoder, normalisation
 from finetune.module import TaskModule
 from finetune.pictures import Predictions
 from finetune.task import Subject
-from finetune.tasks.registry import TASKS
-from swinmim.checkpoint.encoder import CONFIG_NAME, load_encoder, load_manifest
-from swinmim.config import ModelConfig, config_errors, load
-from swinmim.models.architecture import get_architecture
+from finetune.tasks.registry import FROZEN, TASKS
+from swinmim.checkpoint.encoder import CONFIG_NAME, load_manifest
+from swinmim.config import load
 from swinmim.models.swinv2 import SwinV2
 from swinmim.training.callbacks.checkpoint import Monitor
 from swinmim.training.execute import execute
@@ -31,7 +33,12 @@ from swinmim.training.replay import Info
 
 
 def run(config: FinetuneConfig, output_dir: Path) -> dict[str, float]:
-    """Fine-tune, and leave the task model at `output_dir/encoder`; returns and raises as `execute`."""
+    """Fine-tune, and leave the task model at `output_dir/encoder`; returns and raises as `execute`.
+
+    A frozen task measures the encoder instead, and leaves tables; see `measure`.
+    """
+    if config.task.kind in FROZEN:
+        return measure(config, output_dir)
     return execute(FinetuneParts(config), config, output_dir)
 
 
@@ -72,12 +79,7 @@ class FinetuneParts:
         return ShardData(train, val, *self.task.views(shape.resolution), settings)
 
     def statistics(self, data: ShardData) -> Stats:
-        """`auto` means those that the encoder was pretrained with."""
-        known = None
-        if self.config.ckpt is not None and self.config.data.stats == "auto":
-            origin = load_manifest(self.config.ckpt)
-            known = origin.mean, origin.std
-        return resolve_stats(self.config.data, data.train, known)
+        return normalisation(self.config, data.train)
 
     def network(self, data: ShardData) -> TaskModel:
         return TaskModel(build_encoder(self.config), self.task)
@@ -102,7 +104,7 @@ class FinetuneParts:
         }
 
     def callbacks(self, output_dir: Path) -> Sequence[Callback]:
-        return [Predictions(output_dir, self.config.callbacks.predictions)]
+        return [Predictions(output_dir, self.config.callbacks.predictions), HardExamples(output_dir, self.task)]
 
     def verdict(self, metrics: Mapping[str, float], output_dir: Path) -> str:
         """How good the last and the best epoch are and where they lie, what comes next."""
@@ -124,28 +126,17 @@ class FinetuneParts:
 
 
 def _targets(part: Part) -> Iterator[Any]:
-    """The targets of a set, one by one; damaged ones are left out here as they are in training."""
+    """The targets of a set, or its classes, one by one; damaged ones are left out here as they are in training."""
     shards = part.shards
     if shards.target is None:
+        if isinstance(shards, ShardSet) and shards.classes:
+            yield from shards.labels[part.sorted_indices()].tolist()
         return
     for index in part.sorted_indices().tolist():
         try:
             yield decode_target(shards.target, shards.read_target(index), len(shards.classes))
         except DecodeError:
             continue
-
-
-def build_encoder(config: FinetuneConfig) -> SwinV2:
-    """The pretrained encoder at the run's resolution, or a new one for the from-scratch baseline.
-
-    Raises ConfigError: a resolution that does not fit; CheckpointError: `ckpt` is no encoder folder, or does not cover
-    the encoder.
-    """
-    with config_errors():
-        if config.ckpt is not None:
-            return load_encoder(config.ckpt, **config.encoder_options())
-        assert isinstance(config.model, ModelConfig)
-        return SwinV2(get_architecture(config.model.name, **config.model.overrides()), **config.encoder_options())
 
 
 def rebuild(info: Info) -> TaskModule:

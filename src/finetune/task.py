@@ -79,7 +79,7 @@ class Task(ABC, Generic[Config]):
     def survey(cls, settings: Config, targets: Iterable[Any]) -> dict[str, Any]:
         """Facts of the whole training set that the task needs, as plain values; they become `subject.facts`.
 
-        targets: decoded one by one as they are asked for, which few tasks do.
+        targets: decoded one by one as they are asked for, which few tasks do; where `needs` is label, class numbers.
         """
         return {}
 

@@ -3,6 +3,7 @@
 create_encoder, load_encoder, save_encoder    the public Python API
 models/       the network, plain torch          optim/        parameter groups, schedules
 checkpoint/   encoder folders, run checkpoints  training/     one run: skeleton, strategies, callbacks, faults
+evaluation/   what a frozen encoder knows
 door, composition, config, security             the way in: a command line becomes typed settings
 errors, urls    what users are told, and not    distributed   who am I among the processes
 outside         reading and showing what others wrote         export        ways out

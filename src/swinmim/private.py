@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
     from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
     from lightning.pytorch import Trainer
+    from lightning.pytorch.callbacks import WeightAveraging
     from lightning.pytorch.loops.fit_loop import _FitLoop
     from lightning.pytorch.loops.progress import _ProcessedTracker, _Progress
     from lightning.pytorch.strategies import DeepSpeedStrategy
+    from torch.optim.swa_utils import AveragedModel
     from torch.utils.data import DataLoader
 
 
@@ -72,6 +74,12 @@ def begin_anew(loop: "_FitLoop") -> None:
     from lightning.pytorch.loops.loop import _Loop
 
     _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]
+
+
+def averaged(callback: "WeightAveraging") -> "AveragedModel":
+    """The averaged module, from `setup` on (Lightning 2.6.6)."""
+    assert callback._average_model is not None
+    return callback._average_model
 
 
 def loader_workers(loader: "DataLoader[Any]") -> "list[BaseProcess]":

@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from finetune.config import FinetuneConfig
-from finetune.run import build_encoder
+from finetune.model import build_encoder
 from pretrain.config import PretrainConfig
 from pretrain.run import build_model
 from swinmim import door

@@ -13,6 +13,7 @@ import pytest
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -106,6 +107,16 @@ def test_counters_count_and_can_be_set():
     assert private.counters(run.fit_loop.epoch_progress).processed == 1
     batches.processed = 2
     assert run.fit_loop.epoch_loop.batch_progress.state_dict()["current"]["processed"] == 2
+
+
+def test_averaged_is_what_the_callback_validates_with():
+    module, callback = Module(), EMAWeightAveraging(decay=0.5)
+    run = trainer(callbacks=[callback], max_steps=1)
+    run.fit(module, DataLoader(TensorDataset(torch.zeros(3, 1))))
+    average = private.averaged(callback)
+    assert type(average.module) is Module
+    assert average.module is not module
+    assert int(average.n_averaged) == 1
 
 
 def test_begin_anew_reaches_the_loops_inside():

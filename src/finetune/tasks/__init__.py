@@ -8,4 +8,5 @@ classify      one class per image              multilabel    any number of label
 detect        boxes and masks of objects       rcnn          its head
 objects       judging and drawing them
 segment       a class for each pixel
+probe         heads on a frozen encoder        knn           its nearest neighbours (both: `finetune.frozen`)
 """

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from finetune.task import Rows, Subject
@@ -17,6 +20,11 @@ if TYPE_CHECKING:
 
     from data.loading.batch import Batch
 
+log = logging.getLogger(__name__)
+
+MAX_RATIO = 100.0
+"""What an image counts at most, over what one of the most frequent class does."""
+
 
 @schema
 class ClassifyConfig(PooledConfig):
@@ -26,6 +34,9 @@ class ClassifyConfig(PooledConfig):
     cutmix: NotNegative
     """Alpha of cutmix; 0 is off."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    class_weights: Literal["none", "auto"] = "none"
+    """What an image counts in the loss. auto: as rare as its class is in the training set, 1 on average over the set,
+    and for no class more than 100 times what it counts for the most frequent one."""
 
 
 class Classify(PooledTask[ClassifyConfig]):
@@ -37,8 +48,26 @@ class Classify(PooledTask[ClassifyConfig]):
     needs = "label"
 
     def __init__(self, settings: ClassifyConfig, subject: Subject) -> None:
+        import torch
+
         super().__init__(settings, subject)
         self.mixer = _mixer(settings, len(subject.classes))
+        weights = subject.facts.get("class_weights")
+        missing = [] if weights is None else [max(weights)] * (len(subject.classes) - len(weights))  # at the end
+        self.class_weights = None if weights is None else torch.tensor([*weights, *missing], dtype=torch.float32)
+
+    @classmethod
+    def survey(cls, settings: ClassifyConfig, targets: Iterable[int]) -> dict[str, Any]:
+        """`class_weights`, where they are auto; the log says in which range. targets: the class of each image."""
+        if settings.class_weights == "none":
+            return {}
+        counts = np.bincount(np.fromiter(targets, np.int64))
+        weights = inverse_frequency(counts)
+        log.info(
+            "task.class_weights=auto: an image counts %.3g (the most frequent class, %d images) to %.3g (%d images)",
+            *(weights.min(), counts.max(), weights.max(), counts[weights.argmax()]),
+        )
+        return {"class_weights": weights.tolist()}
 
     def mix(self, images_BCHW: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
         """Erasing, then mixup or cutmix, one of them at random, after which the labels are soft, (B, classes)."""
@@ -52,8 +81,13 @@ class Classify(PooledTask[ClassifyConfig]):
         import torch
         import torch.nn.functional as F
 
+        label, weight = batch["label"], self.class_weights
+        if weight is not None:
+            weight = self.class_weights = weight.to(output.device)
+            if label.ndim == 1:  # torch would divide by the weights of the batch, and a rare class alone count as any
+                label = F.one_hot(label, len(weight)).float()
         with torch.autocast(output.device.type, enabled=False):
-            return F.cross_entropy(output.float(), batch["label"], label_smoothing=self.settings.label_smoothing)
+            return F.cross_entropy(output.float(), label, weight, label_smoothing=self.settings.label_smoothing)
 
     def metrics(self) -> dict[str, Metric]:
         """top1, top5 where there are more than five classes, and the loss without smoothing; over all samples alike."""
@@ -82,8 +116,49 @@ class Classify(PooledTask[ClassifyConfig]):
         classes = [self.subject.classes[index] for index in best.indices.tolist()]
         return [{"class": c, "probability": p} for c, p in zip(classes, best.values.tolist(), strict=True)]
 
+    def truth(self, batch: Batch) -> Rows:
+        return [{"class": self.subject.classes[label]} for label in batch["label"].tolist()]
+
+    def goodness(self, output: Tensor, batch: Batch) -> Tensor:
+        """Log of the probability of the true class."""
+        import torch.nn.functional as F
+
+        return -F.cross_entropy(output.float(), batch["label"], reduction="none")
+
+    def detailed_metrics(self) -> dict[str, Metric]:
+        from torchmetrics.classification import MulticlassConfusionMatrix
+
+        return {"confusion": MulticlassConfusionMatrix(len(self.subject.classes))}
+
+    def details(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Confusion (truth, predicted), and of each class its images, recall and precision; None where it has none."""
+        confusion = metrics["confusion"].compute().cpu().numpy()
+        rows = [
+            {
+                "class": name,
+                "images": int(confusion[index].sum()),
+                "recall": _share(confusion[index, index], confusion[index].sum()),
+                "precision": _share(confusion[index, index], confusion[:, index].sum()),
+            }
+            for index, name in enumerate(self.subject.classes)
+        ]
+        return {"per_class": rows, "confusion": confusion}
+
     def verdict(self, values: Mapping[str, float]) -> str:
         return f"validation top-1 {100 * values['val/top1']:.2f} %" if "val/top1" in values else ""
+
+
+def inverse_frequency(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Weights (K,) of classes with so many images (K,): the rarer the heavier, within `MAX_RATIO`.
+
+    1 on average over the images. A class without images has the heaviest.
+    """
+    weights: NDArray[np.float64] = 1 / np.maximum(counts, counts.max() / MAX_RATIO)
+    return weights * float(counts.sum() / (weights * counts).sum())
+
+
+def _share(part: int, whole: int) -> float | None:
+    return float(part / whole) if whole else None
 
 
 def _mixer(settings: ClassifyConfig, num_classes: int) -> Any:

@@ -96,7 +96,7 @@ class Multilabel(PooledTask[MultilabelConfig]):
 
         labels, threshold = len(self.subject.classes), self.settings.threshold
         return {
-            "map": _mean_average_precision(),
+            "map": _average_precision(mean=True),
             "f1_micro": MultilabelF1Score(labels, threshold=threshold, average="micro"),
             "f1_macro": MultilabelF1Score(labels, threshold=threshold, average="macro"),
             "loss": MeanMetric(),
@@ -108,10 +108,14 @@ class Multilabel(PooledTask[MultilabelConfig]):
         valid = batch["valid"]
         logits, target = output.float()[valid], _targets(batch)[valid]
         probability = logits.sigmoid()
-        metrics["map"].update(probability, target)  # with no rows too: all ranks must hold something to gather
+        for name in ("map", "average_precision"):
+            if name in metrics:
+                metrics[name].update(probability, target)  # with no rows too: all ranks must hold something to gather
         if len(target):
             metrics["f1_micro"].update(probability, target.int())
             metrics["f1_macro"].update(probability, target.int())
+            if "counts" in metrics:
+                metrics["counts"].update(probability, target.int())
             metrics["loss"].update(F.binary_cross_entropy_with_logits(logits, target), weight=len(target))
 
     def predict(self, output: Tensor, batch: Batch) -> Rows:
@@ -126,6 +130,44 @@ class Multilabel(PooledTask[MultilabelConfig]):
             for row, values in zip(given, probability.tolist(), strict=True)
         ]
 
+    def truth(self, batch: Batch) -> Rows:
+        given = cast("Tensor", batch["target"]).bool().tolist()
+        return [
+            {"labels": [name for name, is_given in zip(self.subject.classes, row, strict=True) if is_given]}
+            for row in given
+        ]
+
+    def goodness(self, output: Tensor, batch: Batch) -> Tensor:
+        """Mean over the labels of the log of the probability of what is true."""
+        import torch.nn.functional as F
+
+        return -F.binary_cross_entropy_with_logits(output.float(), _targets(batch), reduction="none").mean(1)
+
+    def detailed_metrics(self) -> dict[str, Metric]:
+        from torchmetrics.classification import MultilabelStatScores
+
+        labels = len(self.subject.classes)
+        return {
+            "counts": MultilabelStatScores(labels, threshold=self.settings.threshold, average=None),
+            "average_precision": _average_precision(mean=False),
+        }
+
+    def details(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Of each label its images, recall, precision and average precision; None where it has none."""
+        counts = metrics["counts"].compute().cpu().tolist()  # rightly given, wrongly, rightly not, wrongly not, images
+        areas, rows = metrics["average_precision"].compute().cpu().tolist(), []
+        for name, (right, wrong, _, _, images), area in zip(self.subject.classes, counts, areas, strict=True):
+            rows.append(
+                {
+                    "label": name,
+                    "images": images,
+                    "recall": right / images if images else None,
+                    "precision": right / (right + wrong) if right + wrong else None,
+                    "average_precision": area if images else None,
+                }
+            )
+        return {"per_class": rows}
+
     def verdict(self, values: Mapping[str, float]) -> str:
         if "val/map" not in values:
             return ""
@@ -139,14 +181,15 @@ def _targets(batch: Batch) -> Tensor:
     return cast("Tensor", batch["target"]).float()
 
 
-def _mean_average_precision() -> Metric:
+def _average_precision(*, mean: bool) -> Metric:
     import torch
     from torchmetrics import Metric
     from torchmetrics.functional.classification import binary_average_precision
     from torchmetrics.utilities import dim_zero_cat
 
-    class MeanAveragePrecision(Metric):
-        """Mean over the labels that some image has, of the area under precision over recall; 0 where none has any."""
+    class AveragePrecision(Metric):
+        """The area under precision over recall of each label, NaN where no image has it; mean: of the labels that some
+        image has, and 0 where none has any."""
 
         probability: list[Tensor]
         target: list[Tensor]
@@ -162,8 +205,9 @@ def _mean_average_precision() -> Metric:
 
         def compute(self) -> Tensor:
             probability, target = dim_zero_cat(self.probability), dim_zero_cat(self.target)
-            present = target.any(0).nonzero().flatten().tolist()
-            each = [binary_average_precision(probability[:, label], target[:, label].int()) for label in present]
-            return torch.stack(each).mean() if each else torch.zeros((), device=target.device)
+            each = torch.full((target.shape[1],), torch.nan, device=target.device)
+            for label in target.any(0).nonzero().flatten().tolist():
+                each[label] = binary_average_precision(probability[:, label], target[:, label].int())
+            return each[~each.isnan()].mean().nan_to_num() if mean else each
 
-    return MeanAveragePrecision()
+    return AveragePrecision()

@@ -33,6 +33,7 @@ Deviation = Annotated[FiniteFloat, Ge(1e-6)]
 _LARGEST = {
     "embed_dim": 2**14, "head_dim": 2**14, "patch_size": 2**9, "mlp_ratio": 64, "window_ratio": 2**14, "in_chans": 2**12
 }  # fmt: skip
+MOST_PARENTS = 32
 _MOST_BLOCKS, _MOST_STAGES, _LARGEST_WINDOW = 500, 8, 2**14
 
 
@@ -46,6 +47,20 @@ class Evaluation(BaseModel):
     crop_mode: Literal["center", "squash"] = "center"
     """center cuts what does not fit the resolution's aspect, squash bends the image into it."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+
+
+class Ancestor(BaseModel):
+    """What a folder said of itself when training started from it: the fields of its manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    """As it was then."""
+    resolution: tuple[Pixels, Pixels] | None = None
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    created: str = ""
 
 
 class Manifest(BaseModel):
@@ -73,6 +88,8 @@ class Manifest(BaseModel):
     metrics: dict[str, Any] = Field(default_factory=dict)
     parent: str | None = None
     """The encoder folder that training started from."""
+    parents: Annotated[tuple[Ancestor, ...], MaxLen(MOST_PARENTS)] = ()
+    """That one and those before it, the nearest first; empty in folders of earlier versions too."""
     task: dict[str, Any] | None = None
     """Of a task model, e.g. {"kind": "classify", "classes": [...]}."""
     created: str = ""
@@ -128,8 +145,16 @@ class Manifest(BaseModel):
         """What another folder of the same weights says of their origin: the fields that `save_encoder` takes."""
         return {name: value for name, value in self.model_dump(include=set(HISTORY)).items() if value is not None}
 
+    def chain(self, path: str) -> tuple[Ancestor, ...]:
+        """`parents` of what is trained from this folder at `path`."""
+        told = self.parents
+        if not told and self.parent is not None:  # of an earlier version
+            told = (Ancestor(path=self.parent),)
+        own = self.model_dump(include={"resolution", "recipe", "data", "metrics", "created"})
+        return (Ancestor(path=path, **own), *told)[:MOST_PARENTS]
 
-HISTORY = ("mean", "std", "recipe", "data", "metrics", "parent", "task", "evaluation")
+
+HISTORY = ("mean", "std", "recipe", "data", "metrics", "parent", "parents", "task", "evaluation")
 """The fields that a caller of `save_encoder` gives; the others are read off the encoder."""
 
 

@@ -27,6 +27,9 @@ class CheckpointConfig:
             )
 
 
+Decay = Annotated[float, Field(gt=0, lt=1)]
+
+
 @schema
 class ReconstructionsConfig:
     every_epochs: Count = 1

@@ -46,6 +46,9 @@ GONE = ("data.streaming",)
 NEW = ("schedule.milestone_shares", "schedule.warmup_share")
 """Keys that older checkpoints lack. Where they count now, the lengths that counted then are gone, and named."""
 
+OFF = {"callbacks.ema_decay": None, "task.class_weights": "none"}
+"""Keys that older checkpoints lack, and the values that mean what was done then."""
+
 ORDER = ("data.labels_per_class", "data.lanes", "data.mix", "data.val_ratio", "global_batch_size", "seed")
 """Keys that the order of the samples depends on: the data refuse to go on with others, even where they are allowed."""
 
@@ -73,7 +76,7 @@ def check_drift(then: Mapping[str, object], now: Mapping[str, object], allowed: 
     changed = {
         key: (old, new)
         for key, (old, new) in differences(then, now).items()
-        if key not in GONE and not (key in NEW and old == ABSENT)
+        if key not in GONE and not (old == ABSENT and (key in NEW or (key in OFF and new == OFF[key])))
     }
     refused = [key for key in changed if not is_free(key) and key not in allowed]
     earlier = then.get("allow_drift")  # a requeued job repeats its command when the change is in the checkpoint

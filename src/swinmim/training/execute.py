@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
+from swinmim.checkpoint.encoder import load_manifest
 from swinmim.distributed import is_main
 from swinmim.errors import DataError, TooFewImages
 from swinmim.models.swinv2 import SwinV2
@@ -43,8 +44,34 @@ class Data(Protocol):
 
 
 D = TypeVar("D", bound=Data)
+X = TypeVar("X")
 S = TypeVar("S", bound=nn.Module)
+S_contra = TypeVar("S_contra", bound=nn.Module, contravariant=True)
 N = TypeVar("N", bound=nn.Module)
+
+
+class First(Protocol[S_contra, X]):
+    """What every kind of run has in common with the others, training or not."""
+
+    def data(self, shape: S_contra) -> X:
+        """The data module. Raises UserError for data that cannot be used, or do not fit the shape."""
+
+    def statistics(self, data: X) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation per channel, in 0..1 units."""
+
+
+def start(parts: First[S, X], config: RunConfig, shape: S) -> tuple[X, tuple[float, ...], tuple[float, ...]]:
+    """Set the seed, then open the data: them, and mean and deviation.
+
+    Raises UserError: data that cannot be used, do not fit the shape, or are fewer than a global batch.
+    """
+    L.seed_everything(config.seed, verbose=False)
+    try:
+        data = parts.data(shape)
+    except TooFewImages as error:
+        way = smaller_batch(config, error.images, error.lanes)
+        raise DataError(f"{error} {way}") from None
+    return data, *parts.statistics(data)
 
 
 class Parts(Protocol[S, D, N]):
@@ -104,13 +131,7 @@ def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[
     with torch.device("meta"):
         shape = parts.shape()
     check_memory(num_parameters(shape), config.trainer, config.strategy)
-    L.seed_everything(config.seed, verbose=False)
-    try:
-        data = parts.data(shape)
-    except TooFewImages as error:
-        way = smaller_batch(config, error.images, error.lanes)
-        raise DataError(f"{error} {way}") from None
-    mean, std = parts.statistics(data)
+    data, mean, std = start(parts, config, shape)
     build = functools.partial(parts.network, data) if config.strategy.partitions_parameters else None
     with torch.device("meta") if build else contextlib.nullcontext():
         network = parts.network(data)
@@ -132,6 +153,7 @@ def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[
         },
         data={"fingerprint": data.train.fingerprint, "samples": len(data.train)},
         parent=config.ckpt,
+        parents=() if config.ckpt is None else _chain(config.ckpt),
     )
     metrics = train(
         config,
@@ -159,6 +181,10 @@ def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[
     if is_main():
         log.info("%s", parts.verdict(metrics, output_dir))
     return metrics
+
+
+def _chain(ckpt: str) -> tuple[Mapping[str, Any], ...]:
+    return tuple(ancestor.model_dump() for ancestor in load_manifest(ckpt).chain(ckpt))
 
 
 def warn_of_windows(windows: Sequence[tuple[int, int]]) -> None:

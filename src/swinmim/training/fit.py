@@ -15,6 +15,7 @@ from swinmim.distributed import is_main
 from swinmim.errors import CheckpointError, ConfigError
 from swinmim.optim.schedules import lr_factor, misfits
 from swinmim.tables import pairs
+from swinmim.training.callbacks.averaging import Averaging
 from swinmim.training.callbacks.compilation import Compilation
 from swinmim.training.callbacks.last_validation import LastValidation
 from swinmim.training.callbacks.progress import Progress
@@ -133,6 +134,7 @@ def train(
         log_every=log_every,
         callbacks=[
             StepRandomness(config.seed),
+            *([] if config.callbacks.ema_decay is None else [Averaging(config.callbacks.ema_decay)]),
             Throughput(config.global_batch_size),
             Progress(command, config.global_batch_size),
             Heartbeat(config.callbacks.heartbeat),

@@ -45,6 +45,8 @@ class Provenance:
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     parent: str | None = None
     """The encoder folder that the run started from."""
+    parents: tuple[Mapping[str, Any], ...] = ()
+    """That one and those before it, see `checkpoint.manifest.Ancestor`."""
 
 
 class TrainingModule(L.LightningModule):

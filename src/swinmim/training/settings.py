@@ -9,7 +9,7 @@ from swinmim.distributed import launch
 from swinmim.models.choices import Attention, Recompute
 from swinmim.optim.schedules import ScheduleConfig
 from swinmim.optim.settings import OptimConfig
-from swinmim.training.callback_settings import CheckpointConfig, HeartbeatConfig, StabilityConfig
+from swinmim.training.callback_settings import CheckpointConfig, Decay, HeartbeatConfig, StabilityConfig
 
 
 @schema
@@ -103,6 +103,9 @@ class CallbacksConfig:
     checkpoint: CheckpointConfig
     stability: StabilityConfig
     heartbeat: HeartbeatConfig
+    ema_decay: Decay | None = None
+    """What an exponential moving average of the weights keeps of itself at each step, 0.9999 in long runs. It is what
+    is validated and saved in encoder/; the weights train on without it. null: none."""
 
 
 @schema
@@ -145,6 +148,13 @@ class RunConfig:
         for name in ("output_dir", "ckpt", "resume"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name} is empty. Add {name}=PATH" + (", or null." if name != "output_dir" else "."))
+        if self.callbacks.ema_decay is not None and self.strategy.zero is not None:
+            raise ValueError(
+                f"callbacks.ema_decay does not work under ZeRO-{self.strategy.zero.stage}: "
+                + ("no rank holds the whole weights to average. " if self.strategy.zero.stage == 3 else "")
+                + "DeepSpeed writes and reads the weights by itself, so a resumed run would lose the average. Add "
+                "callbacks.ema_decay=null, or take strategy=ddp where the model fits."
+            )
         if self.compile and self.strategy.kind == "deepspeed":
             raise ValueError(
                 "compile=true does not work under DeepSpeed, whose hooks change what torch has compiled. "

@@ -153,3 +153,27 @@ def test_it_learns_labels_that_the_pixels_show():
     metrics = module.metrics
     module.task.update(metrics, module.network(module.prepare(images)).detach(), images)
     assert float(metrics["map"].compute()) == 1
+
+
+def test_truth_goodness_and_details_are_those_of_scikit_learn(drawn):
+    task = made_task("multilabel", LABELS)
+    logits, target = drawn
+    probability = logits.sigmoid()
+    assert task.truth(batch(target))[0]["labels"] == [name for name, has in zip(LABELS, target[0], strict=True) if has]
+    expected = torch.where(target, probability, 1 - probability).log().mean(1)
+    torch.testing.assert_close(task.goodness(logits, batch(target)), expected, rtol=1e-4, atol=1e-5)
+    metrics = nn.ModuleDict(task.metrics() | task.detailed_metrics())
+    for rows in torch.arange(30).split(7):
+        task.update(metrics, logits[rows], batch(target[rows]))
+    task.update(metrics, logits[:2], batch(target[:2], torch.zeros(2, dtype=torch.bool)))
+    rows = task.details(metrics)["per_class"]
+    assert [row["label"] for row in rows] == list(LABELS)
+    for index, row in enumerate(rows[:3]):
+        truth, said = target[:, index], probability[:, index] > 0.5
+        assert row["images"] == int(truth.sum())
+        assert row["recall"] == pytest.approx(float((said & truth).sum() / truth.sum()))
+        assert row["precision"] == pytest.approx(float((said & truth).sum() / said.sum()))
+        assert row["average_precision"] == pytest.approx(average_precision_score(truth, probability[:, index]))
+    assert (rows[3]["images"], rows[3]["recall"], rows[3]["average_precision"]) == (0, None, None)
+    mean = np.mean([row["average_precision"] for row in rows[:3]])
+    assert float(metrics["map"].compute()) == pytest.approx(mean)

@@ -172,3 +172,11 @@ def test_keys_that_left_are_not_missed(stored):
     check_drift(stored | {"data": {"streaming": False}}, SETTINGS, ())
     with pytest.raises(ConfigError, match=r"data\.streams: false -> \(absent\)"):
         check_drift(stored | {"data": {"streams": False}}, SETTINGS, ())
+
+
+@pytest.mark.parametrize(("key", "off", "on"), [("ema_decay", None, 0.9), ("class_weights", "none", "auto")])
+def test_a_key_that_older_checkpoints_lack_may_mean_what_was_done_then(stored, key, off, on):
+    group = "callbacks" if key == "ema_decay" else "task"
+    check_drift(stored, {**stored, group: {key: off}}, ())
+    with pytest.raises(ConfigError, match=rf"{group}\.{key}: \(absent\) -> "):
+        check_drift(stored, {**stored, group: {key: on}}, ())

@@ -19,6 +19,7 @@ from swinmim.checkpoint import io
 from swinmim.checkpoint.digest import Entry, HashedFile, digest
 from swinmim.errors import CheckpointError, ConfigError
 from swinmim.training.callback_settings import CheckpointConfig
+from swinmim.training.callbacks.averaging import Averaging
 from swinmim.training.state_io import StateIO
 
 log = logging.getLogger(__name__)
@@ -141,7 +142,8 @@ class Checkpoints(Checkpoint):
         folder = self._folder(trainer.global_step)
         state = io.draft_path(folder) / io.STATE
         self.wait(trainer)
-        weights = pl_module.full_weights()  # type: ignore[operator]
+        average = Averaging.of(trainer)
+        weights = pl_module.full_weights() if average is None else average.weights()  # type: ignore[operator]
         with _together(trainer):
             draft = self._begin(folder, pl_module, weights) if trainer.is_global_zero else None
         with _epoch_under_way(trainer):

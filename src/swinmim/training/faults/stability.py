@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import Callback
 from swinmim.checkpoint import io
 from swinmim.errors import ConfigError, DivergedError
 from swinmim.training.callback_settings import StabilityConfig
+from swinmim.training.callbacks.averaging import Averaging
 from swinmim.training.callbacks.checkpoint import Checkpoints
 from swinmim.training.callbacks.randomness import micro_batch_seed
 from swinmim.training.faults.border import Border, sum_over_ranks
@@ -193,6 +194,8 @@ class Stability(Callback):
         rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
         pl_module.load_state_dict(payload["state_dict"])
         trainer.strategy.load_optimizer_state_dict(payload)
+        if (average := Averaging.of(trainer)) is not None:
+            average.on_load_checkpoint(trainer, pl_module, payload)
         for group, rate in zip(trainer.optimizers[0].param_groups, rates, strict=True):
             group["lr"] = rate  # the schedule follows the data, which go on
         first = int(before.name.removeprefix("step_")) + 1
