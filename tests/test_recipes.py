@@ -278,17 +278,22 @@ def test_recipe_is_the_published_one(name):
         assert config.augment.ratio == pytest.approx((3 / 4, 4 / 3))
         assert config.optim.decay_attention  # ST optimizer.py: the keywords that would spare them never match
     elif isinstance(config.task, DetectConfig):
-        task = config.task
+        boxes = config.task
         last = {"t": (27 / 36, 33 / 36), "b": (163889 / 184375, 177546 / 184375)}[name.split("_")[1]]
         assert config.schedule.milestone_shares == pytest.approx(last, abs=1e-6)
-        assert (task.masks, task.jitter, task.flip) == ("auto", (0.1, 2.0), True)  # coco_loader_lsj.py, detectron2
-        assert (task.anchor_scale, task.fpn_channels, task.box_channels) == (8, 256, 1024)
-        assert (task.proposals, task.sampled, task.least_score, task.most_objects) == (1000, 512, 0.05, 100)
+        assert (boxes.masks, boxes.jitter, boxes.flip) == ("auto", (0.1, 2.0), True)  # coco_loader_lsj.py, detectron2
+        assert (boxes.anchor_scale, boxes.fpn_channels, boxes.box_channels) == (8, 256, 1024)
+        assert (boxes.proposals, boxes.sampled, boxes.least_score, boxes.most_objects) == (1000, 512, 0.05, 100)
     elif isinstance(config.task, SegmentConfig):
-        task = config.task
-        assert (task.decoder, task.width, task.scale, task.max_share) == ("upernet", 512, (0.5, 2.0), 0.75)
-        assert (task.flip, task.jitter, task.evaluation, task.overlap) == (True, 0.5, "slide", pytest.approx(1 / 3))
-        assert (task.class_weights, task.dice) == ("none", 0.0)
+        pixels = config.task
+        assert (pixels.decoder, pixels.width, pixels.scale, pixels.max_share) == ("upernet", 512, (0.5, 2.0), 0.75)
+        assert (pixels.flip, pixels.jitter, pixels.evaluation, pixels.overlap) == (
+            True,
+            0.5,
+            "slide",
+            pytest.approx(1 / 3),
+        )
+        assert (pixels.class_weights, pixels.dice) == ("none", 0.0)
     else:
         task = config.task
         assert isinstance(task, ClassifyConfig)
