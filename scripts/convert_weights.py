@@ -25,7 +25,8 @@ def main() -> int:
     )
     parser.add_argument("--to-huggingface", action="store_true")
     args = parser.parse_args()
-    from swinmim.checkpoint.convert import convert, export_huggingface
+    from swinmim.checkpoint.convert import convert
+    from swinmim.export.huggingface import export_huggingface
 
     try:
         if args.to_huggingface:

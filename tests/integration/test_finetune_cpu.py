@@ -22,7 +22,7 @@ from swinmim.checkpoint.encoder import load_manifest
 from swinmim.checkpoint.io import find
 from swinmim.checkpoint.task_model import load_head
 from swinmim.errors import CheckpointError, ConfigError, DataError, DivergedError
-from swinmim.export import export_timm
+from swinmim.export.timm_folder import export_timm
 
 pytestmark = pytest.mark.slow
 SMALL = ("global_batch_size=20", "batch_size=20", "data.labels_per_class=4", "data.val_ratio=0.1")

@@ -27,7 +27,7 @@ from swinmim.checkpoint import io
 from swinmim.checkpoint.encoder import load_manifest
 from swinmim.composition import check
 from swinmim.errors import CheckpointError, ConfigError, DataError
-from swinmim.export import export_timm
+from swinmim.export.timm_folder import export_timm
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pretrain_losses.json"
 pytestmark = pytest.mark.slow

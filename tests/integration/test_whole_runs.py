@@ -27,7 +27,7 @@ from pretrain.config import PretrainConfig
 from pretrain.run import run as pretrain
 from swinmim.checkpoint import io
 from swinmim.composition import check
-from swinmim.export import export_timm
+from swinmim.export.timm_folder import export_timm
 from swinmim.models.swinv2 import SwinV2
 
 pytestmark = [

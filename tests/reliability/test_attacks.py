@@ -30,7 +30,7 @@ from swinmim.checkpoint.encoder import load_encoder, save_encoder
 from swinmim.composition import check
 from swinmim.config import CONF_DIR
 from swinmim.errors import CheckpointError, UserError
-from swinmim.export import export_timm
+from swinmim.export.timm_folder import export_timm
 from swinmim.models.swinv2 import create_encoder
 
 pytestmark = pytest.mark.reliability

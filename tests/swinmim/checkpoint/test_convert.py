@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import save_file
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 
-from swinmim.checkpoint.convert import convert, export_huggingface
+from swinmim.checkpoint.convert import convert
 from swinmim.checkpoint.encoder import load_encoder, load_manifest, save_encoder
 from swinmim.checkpoint.names import to_huggingface, to_ours
 from swinmim.checkpoint.task_model import read_head
 from swinmim.errors import CheckpointError
+from swinmim.export.huggingface import export_huggingface
 from swinmim.models.position_bias import relative_coords
 from swinmim.models.swinv2 import Architecture, SwinV2
 

@@ -12,7 +12,7 @@ from torch import nn
 import swinmim
 from swinmim.checkpoint.encoder import find_encoder_folder, load_manifest
 from swinmim.errors import CheckpointError
-from swinmim.export import export_timm
+from swinmim.export.timm_folder import export_timm
 from swinmim.models.swinv2 import SwinV2
 
 TINY = {"embed_dim": 32, "depths": (2, 2), "head_dim": 16}

@@ -16,10 +16,10 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassif
 import swinmim
 from data.codecs.decode import decode
 from data.loading.views import CenterCrop, center_box, resize
-from swinmim.checkpoint.convert import export_huggingface
 from swinmim.checkpoint.encoder import load_manifest
 from swinmim.checkpoint.task_model import load_head, save_task_model
-from swinmim.export import export_timm
+from swinmim.export.huggingface import export_huggingface
+from swinmim.export.timm_folder import export_timm
 from swinmim.models.swinv2 import SwinV2
 
 CLASSES = ["hen", "fox", "hen house", "Ärger", "dog"]

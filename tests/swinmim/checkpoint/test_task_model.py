@@ -12,7 +12,7 @@ import swinmim
 from swinmim.checkpoint.encoder import load_manifest
 from swinmim.checkpoint.task_model import load_head, read_head, save_task_model
 from swinmim.errors import CheckpointError
-from swinmim.export import export_timm
+from swinmim.export.timm_folder import export_timm
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

@@ -1,0 +1,171 @@
+"""The model card: README.md of an exported folder, from its manifest and those of its parents.
+
+What is written is meant to be published: of paths only names are kept, and the licence is the publisher's to state.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from swinmim.checkpoint.encoder import Stored, open_encoder
+from swinmim.checkpoint.manifest import Manifest
+from swinmim.errors import CheckpointError
+from swinmim.outside import one_line
+
+CARD = "README.md"
+MOST_PARENTS = 8
+MOST_CLASSES = 100
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a card says of its format."""
+
+    library: str
+    """Of the hub's `library_name`."""
+    code: str
+    """How to load it; FOLDER stands for its place."""
+
+
+TIMM = Use(
+    "timm",
+    'model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()\n'
+    "transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))\n"
+    "model(transform(image)[None])",
+)
+_PROCESSOR = 'inputs = transformers.AutoImageProcessor.from_pretrained("FOLDER")(image, return_tensors="pt")\n'
+HUGGING_FACE = {
+    "encoder": Use(
+        "transformers",
+        'model = transformers.AutoModel.from_pretrained("FOLDER").eval()\n'
+        f"{_PROCESSOR}model(**inputs).pooler_output",
+    ),
+    "simmim": Use(
+        "transformers",
+        'model = transformers.AutoModelForMaskedImageModeling.from_pretrained("FOLDER").eval()\n'
+        f"{_PROCESSOR}model(**inputs, bool_masked_pos=mask).reconstruction  # mask (B, patches), True = masked",
+    ),
+    "task": Use(
+        "transformers",
+        'model = transformers.AutoModelForImageClassification.from_pretrained("FOLDER").eval()\n'
+        f"{_PROCESSOR}[model.config.id2label[i] for i in model(**inputs).logits.argmax(1).tolist()]",
+    ),
+}
+ONNX = Use(
+    "onnx",
+    'session = onnxruntime.InferenceSession("FOLDER/model.onnx")\n'
+    'session.run(None, {"images": images})  # float32 (B, C, H, W), normalised; any B',
+)
+TORCH_EXPORT = Use(
+    "pytorch",
+    'network = torch.export.load("FOLDER/model.pt2").module()\n'
+    "network(images)  # float32 (B, C, H, W), normalised; any B",
+)
+
+
+def write_card(folder: Path, stored: Stored, use: Use, notes: Sequence[str] = ()) -> None:
+    """Write README.md; notes: more lines on what the folder holds."""
+    (folder / CARD).write_text("\n".join(_lines(stored, use, notes)) + "\n")
+
+
+def add_to_card(folder: Path, title: str, lines: Sequence[str]) -> None:
+    """A section at the end."""
+    with (folder / CARD).open("a") as file:
+        file.write("\n".join(["", f"## {title}", "", *(f"* {line}" for line in lines)]) + "\n")
+
+
+def parents(manifest: Manifest) -> Iterator[tuple[str, Manifest | None]]:
+    """The chain of what the weights were trained from: name, and manifest where it can still be read."""
+    for _ in range(MOST_PARENTS):
+        if manifest.parent is None:
+            return
+        try:
+            found: Manifest | None = open_encoder(manifest.parent).manifest
+        except CheckpointError:  # moved or removed since
+            found = None
+        yield _name(manifest.parent), found
+        if found is None:
+            return
+        manifest = found
+
+
+def _lines(stored: Stored, use: Use, notes: Sequence[str]) -> Iterator[str]:
+    manifest = stored.manifest
+    a, task = manifest.architecture, manifest.task or {}
+    kind = str(task.get("kind", "encoder"))
+    yield from ("---", f"library_name: {use.library}", "tags:", "- swinv2", "- swinmim")
+    yield from ("---", "", f"# {a.name}, {'encoder' if not task else f'task {_quiet(kind)}'}", "")
+    height, width = manifest.resolution
+    yield from (
+        f"* Swin Transformer V2: embed_dim {a.embed_dim}, depths {list(a.depths)}, {a.in_chans} channels",
+        f"* images of {height} x {width} px, windows {_windows(manifest.windows)} tokens, position bias in units of "
+        f"{_windows(manifest.pretrained_windows)}",
+        f"* normalised by mean {list(manifest.mean)} and deviation {list(manifest.std)} of pixels in 0..1",
+        f"* view of evaluation: {manifest.evaluation.crop_mode} {manifest.evaluation.crop_pct:g} of the side, "
+        f"{manifest.evaluation.interpolation}",
+        *(f"* {note}" for note in notes),
+    )
+    yield from ("", "## Use", "", "```python", use.code, "```")
+    if classes := task.get("classes"):
+        names = [f"`{_quiet(str(name))}`" for name in classes[:MOST_CLASSES]]
+        more = [f"and {len(classes) - MOST_CLASSES} more"] if len(classes) > MOST_CLASSES else []
+        yield from ("", f"## Classes ({len(classes)})", "", ", ".join([*names, *more]))
+    yield from _history("Training", manifest)
+    for name, found in parents(manifest):
+        if found is None:
+            yield from ("", f"## Started from: {name}", "", "Not at hand when this card was written.")
+        else:
+            yield from _history(f"Started from: {name}", found)
+    yield from (
+        "", "## Licence", "",
+        "Not stated. Whoever publishes this adds `license: ...` to the head of this file.",
+    )  # fmt: skip
+
+
+def _history(title: str, manifest: Manifest) -> Iterator[str]:
+    """Recipe, data and metrics of one training."""
+    yield from ("", f"## {title}", "")
+    yield f"{manifest.created or 'time unknown'}, {', '.join(f'{k} {v}' for k, v in manifest.versions.items())}"
+    for part, values in (("recipe", manifest.recipe), ("data", manifest.data), ("metrics", manifest.metrics)):
+        rows = [(key, value) for key, value in _flat(values) if value is not None]
+        if rows:
+            yield from ("", f"| {part} | |", "|---|---|")
+            yield from (f"| {_quiet(key)} | {_cell(value)} |" for key, value in rows)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = _name(value) if isinstance(value, str) else json.dumps(value)
+    return _quiet(text)
+
+
+def _name(text: str) -> str:
+    """Of a path its name, or its run's; anything else as it is."""
+    if "/" not in text or text.startswith(("http://", "https://")):
+        return text
+    parts = [part for part in text.split("/") if part]
+    while len(parts) > 1 and (parts[-1] in ("encoder", "checkpoints", "last", "best") or parts[-1].startswith("step_")):
+        parts.pop()
+    return parts[-1] if parts else text
+
+
+def _quiet(text: str) -> str:
+    """Other people's words, which must not become markup."""
+    return one_line(text).replace("`", "'").replace("|", "\\|").replace("<", "&lt;")
+
+
+def _windows(windows: Sequence[tuple[int, int]]) -> str:
+    return ", ".join(f"{h}" if h == w else f"{h}x{w}" for h, w in windows)
