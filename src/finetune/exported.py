@@ -39,7 +39,7 @@ def task_network(stored: Stored, resolution: int | Pair | None) -> ImageNetwork:
             f"{type(found).__name__}. Use it from Python, or take part=encoder."
         )
     task = stored.manifest.task or {}
-    facts = {key: task[key] for key in ("kind", "classes") if key in task}
+    facts: dict[str, Any] = {key: task[key] for key in ("kind", "classes") if key in task}
     return ImageNetwork(_Outputs(network).eval(), tuple(outputs), encoder.in_chans, encoder.resolution, facts)
 
 

@@ -1,12 +1,13 @@
 """swinmim: pretrain SwinV2 on unlabelled images by masked image modelling, and take it to a task.
 
-create_encoder, load_encoder, save_encoder    the public Python API
+create_encoder, load_encoder, save_encoder, hf_backbone    the public Python API
 models/       the network, plain torch          optim/        parameter groups, schedules
 checkpoint/   encoder folders, run checkpoints  training/     one run: skeleton, strategies, callbacks, faults
 evaluation/   what a frozen encoder knows
 door, composition, config, security             the way in: a command line becomes typed settings
 errors, urls    what users are told, and not    distributed   who am I among the processes
-outside         reading and showing what others wrote         export        ways out
+outside         reading and showing what others wrote         export/       ways out
+backbone        the encoder inside Hugging Face's transformers
 tables, memory  what a run says about itself
 private         private names of Lightning and torch          paths, version
 """
@@ -17,13 +18,15 @@ from typing import TYPE_CHECKING, Any
 from swinmim.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from swinmim.backbone import hf_backbone as hf_backbone
     from swinmim.checkpoint.encoder import load_encoder as load_encoder
     from swinmim.checkpoint.encoder import save_encoder as save_encoder
     from swinmim.models.swinv2 import create_encoder as create_encoder
 
-__all__ = ["create_encoder", "load_encoder", "save_encoder"]
+__all__ = ["create_encoder", "hf_backbone", "load_encoder", "save_encoder"]
 _HOMES = {
     "create_encoder": "swinmim.models.swinv2",
+    "hf_backbone": "swinmim.backbone",
     "load_encoder": "swinmim.checkpoint.encoder",
     "save_encoder": "swinmim.checkpoint.encoder",
 }

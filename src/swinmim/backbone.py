@@ -1,7 +1,7 @@
-"""The encoder as a backbone of Hugging Face's transformers, for its dense heads: UPerNet, Mask2Former, D-FINE, RT-DETRv2.
+"""The encoder as a backbone of transformers, for its dense heads: UPerNet, Mask2Former, D-FINE, RT-DETRv2.
 
-transformers' own TimmBackbone hands them maps with the channels last, its Swinv2Backbone lacks the main-branch norms of
-H and G and lets tokens attend to padding. Importing this file needs the extra `transformers`.
+Its own TimmBackbone hands them maps with the channels last; its Swinv2Backbone lacks the main-branch norms of H and G,
+and lets tokens attend to padding. Importing this file needs the extra `transformers`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class EncoderBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ign
 
     def to_dict(self) -> dict[str, Any]:
         """What is saved: a head's own file has all weights, and the path is nobody else's business."""
-        return super().to_dict() | {"weights": None}
+        return {**super().to_dict(), "weights": None}
 
     def set_output_features_output_indices(self, out_features: Any, out_indices: Any) -> None:
         if self.stage_names:  # transformers also makes configs of nothing, to compare with
@@ -114,7 +114,7 @@ class EncoderBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
 
 
 def register() -> None:
-    """Tell transformers' Auto classes of the backbone, so that `from_pretrained` reads heads that were saved with it."""
+    """Tell transformers' Auto classes of it, so that `from_pretrained` reads heads that were saved with one."""
     AutoConfig.register(EncoderBackboneConfig.model_type, EncoderBackboneConfig, exist_ok=True)
     AutoBackbone.register(EncoderBackboneConfig, EncoderBackbone, exist_ok=True)
 

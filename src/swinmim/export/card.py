@@ -41,8 +41,7 @@ _PROCESSOR = 'inputs = transformers.AutoImageProcessor.from_pretrained("FOLDER")
 HUGGING_FACE = {
     "encoder": Use(
         "transformers",
-        'model = transformers.AutoModel.from_pretrained("FOLDER").eval()\n'
-        f"{_PROCESSOR}model(**inputs).pooler_output",
+        f'model = transformers.AutoModel.from_pretrained("FOLDER").eval()\n{_PROCESSOR}model(**inputs).pooler_output',
     ),
     "simmim": Use(
         "transformers",
@@ -79,13 +78,18 @@ def add_to_card(folder: Path, title: str, lines: Sequence[str]) -> None:
 
 
 def parents(manifest: Manifest) -> Iterator[tuple[str, Manifest | None]]:
-    """The chain of what the weights were trained from: name, and manifest where it can still be read."""
+    """The chain of what the weights were trained from: name, and manifest where it can still be read.
+
+    What was written there since is another one.
+    """
     for _ in range(MOST_PARENTS):
         if manifest.parent is None:
             return
         try:
             found: Manifest | None = open_encoder(manifest.parent).manifest
         except CheckpointError:  # moved or removed since
+            found = None
+        if found is not None and found.created > manifest.created:
             found = None
         yield _name(manifest.parent), found
         if found is None:

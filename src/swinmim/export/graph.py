@@ -97,7 +97,7 @@ def write_onnx(stored: Stored, network: ImageNetwork, folder: Path) -> list[Pari
 
 
 def write_program(stored: Stored, network: ImageNetwork, folder: Path) -> list[Parity]:
-    """model.pt2 in an empty folder, loaded again and run on two sizes of batch. Raises CheckpointError as `write_onnx`."""
+    """model.pt2 in an empty folder, loaded again and run on two sizes of batch; raises as `write_onnx`."""
     facts = _facts(stored, network)
     torch.export.save(_traced(network), folder / PROGRAM_FILE, extra_files={"facts.json": json.dumps(facts)})
     write_card(folder, stored, TORCH_EXPORT, _notes(network))

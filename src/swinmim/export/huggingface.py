@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from swinmim.export.card import HUGGING_FACE, write_card
 from swinmim.export.folder import new_folder
 from swinmim.export.parity import Parity, judge_modules, made_images
 from swinmim.export.settings import Part
+from swinmim.export.simmim import NAMES as SIMMIM_NAMES
 from swinmim.export.simmim import read_simmim
 from swinmim.models.swinv2 import SwinV2
 
@@ -39,8 +42,7 @@ PROBLEMS = {"classify": "single_label_classification", "multilabel": "multi_labe
 
 
 def export_huggingface(source: str | Path, destination: str | Path, part: Part | None = None) -> Path:
-    """Write a folder that `AutoModel*` and AutoImageProcessor load; the processor makes the images that the weights were
-    judged on.
+    """Write a folder that `AutoModel*` and AutoImageProcessor load; the latter makes the images of the evaluation.
 
     part: encoder, simmim (with mask token and decoder, of a pretraining run), task (a linear classifier); default: task
     where there is one, else encoder. Raises CheckpointError, and writes nothing, for what Hugging Face has no setting
@@ -91,57 +93,69 @@ def check_huggingface(stored: Stored, folder: Path, part: Part) -> Parity | None
     import transformers
 
     encoder = load_stored(stored, attention="reference").eval()
-    twin, loading = getattr(transformers, MODELS[part]).from_pretrained(folder, output_loading_info=True)
+    with _no_progress_bar():
+        twin, loading = getattr(transformers, MODELS[part]).from_pretrained(folder, output_loading_info=True)
     if problems := {name: found for name, found in loading.items() if found}:
         raise CheckpointError(f"transformers does not load what was written; please report it: {problems}")
-    images = made_images(2, encoder.in_chans, encoder.resolution)
-    inputs: tuple[Tensor, ...] = (images,)
+    inputs = [made_images(2, encoder.in_chans, encoder.resolution)]
     ours: Callable[..., list[Tensor]]
     match part:
         case "encoder":
-            what = "last map and pooled features"
-
-            def ours(images_BCHW: Tensor) -> list[Tensor]:
-                tokens_BNC = encoder.forward_features(images_BCHW).flatten(1, 2)
-                return [tokens_BNC, tokens_BNC.mean(1)]
-
-            fields = ("last_hidden_state", "pooler_output")
+            what, fields = "last map and pooled features", ["last_hidden_state", "pooler_output"]
+            ours = partial(_encode, encoder)
         case "simmim":
-            what, beside, grid = "reconstruction", read_simmim(stored, encoder), encoder.stages[0].grid
-            mask_Bhw = torch.rand(2, *grid, generator=torch.Generator().manual_seed(1)) < 0.6
-
-            def ours(images_BCHW: Tensor, mask_Bp: Tensor) -> list[Tensor]:
-                weights = {name: tensor.to(images_BCHW.dtype) for name, tensor in beside.items()}
-                return [_reconstruct(encoder, weights, images_BCHW, mask_Bp.view(-1, *grid))]
-
-            inputs, fields = (images, mask_Bhw.flatten(1)), ("reconstruction",)
+            what, fields = "reconstruction", ["reconstruction"]
+            ours = partial(_reconstruct, encoder, read_simmim(stored, encoder))
+            height, width = encoder.stages[0].grid
+            inputs.append(torch.rand(2, height * width, generator=torch.Generator().manual_seed(1)) < 0.6)
         case "task":
-            what, head = "logits", list(_classifier(stored).values())
-
-            def ours(images_BCHW: Tensor) -> list[Tensor]:
-                return [F.linear(encoder(images_BCHW), *(tensor.to(images_BCHW.dtype) for tensor in head))]
-
-            fields = ("logits",)
+            what, fields = "logits", ["logits"]
+            ours = partial(_classify, encoder, _classifier(stored))
 
     def theirs(*given: Tensor) -> list[Tensor]:
-        output = twin.eval()(*given)
+        output = twin(*given)
         return [output[field] for field in fields]
 
-    return judge_modules(what, LIMIT, (encoder, ours), (twin, theirs), *inputs)
+    return judge_modules(what, LIMIT, (encoder, ours), (twin.eval(), theirs), *inputs)
 
 
-def _reconstruct(encoder: SwinV2, beside: Mapping[str, Tensor], images_BCHW: Tensor, mask_Bhw: Tensor) -> Tensor:
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _encode(encoder: SwinV2, images_BCHW: Tensor) -> list[Tensor]:
+    tokens_BNC = encoder.forward_features(images_BCHW).flatten(1, 2)
+    return [tokens_BNC, tokens_BNC.mean(1)]
+
+
+def _classify(encoder: SwinV2, head: Mapping[str, Tensor], images_BCHW: Tensor) -> list[Tensor]:
+    return [F.linear(encoder(images_BCHW), *(head[name].to(images_BCHW.dtype) for name in CLASSIFIER_NAMES))]
+
+
+def _reconstruct(encoder: SwinV2, beside: Mapping[str, Tensor], images_BCHW: Tensor, mask_Bp: Tensor) -> list[Tensor]:
     """What SimMIM predicts, (B, C, H, W); mask per patch, True = masked."""
-    tokens_BhwD = torch.where(mask_Bhw.unsqueeze(-1), beside["mask_token"], encoder.embed(images_BCHW))
+    token, weight, bias = (beside[name].to(images_BCHW.dtype) for name in SIMMIM_NAMES)
+    tokens_BhwD = encoder.embed(images_BCHW)
+    tokens_BhwD = torch.where(mask_Bp.view(*tokens_BhwD.shape[:3], 1), token, tokens_BhwD)
     map_BDhw = encoder.norm(encoder.encode(tokens_BhwD)[-1]).permute(0, 3, 1, 2)
-    pixels_BPhw = F.conv2d(map_BDhw, beside["decoder.0.weight"], beside["decoder.0.bias"])
-    return F.pixel_shuffle(pixels_BPhw, encoder.stride)
+    return [F.pixel_shuffle(F.conv2d(map_BDhw, weight, bias), encoder.stride)]
 
 
 def _obstacle(encoder: SwinV2) -> str | None:
     """Why Swinv2Config cannot express this encoder, or None."""
     if (obstacle := timm_obstacle(encoder)) is not None:  # Hugging Face lacks the same
-        return obstacle.replace("timm's SwinTransformerV2", "Hugging Face's Swinv2Model").replace("timm", "Hugging Face")
+        return obstacle.replace("timm's SwinTransformerV2", "Hugging Face's Swinv2Model").replace(
+            "timm", "Hugging Face"
+        )
     if encoder.position_bias != "log":
         return "it always measures offsets in the pretrained window"
     if any(len(set(pair)) > 1 for pair in (encoder.resolution, encoder.stages[0].window, *encoder.pretrained_windows)):
@@ -154,11 +168,13 @@ def _no_classifier(stored: Stored) -> str | None:
     names = {name for name in stored.read() if name.startswith(HEAD)}
     kind = (stored.manifest.task or {"kind": "classify"}).get("kind")
     if not names:
-        return f"{stored.place} holds an encoder without a head. Fine-tune it first: python -m finetune; or part=encoder."
+        return (
+            f"{stored.place} holds an encoder without a head. Fine-tune it first: python -m finetune; or part=encoder."
+        )
     if names != set(CLASSIFIER_NAMES) or kind not in PROBLEMS:
         return (
-            f"Hugging Face has no model for the head of task={kind} in {stored.place}; it has one for a linear classifier "
-            f"({', '.join(PROBLEMS)}). Take format=onnx, or part=encoder."
+            f"Hugging Face has no model for the head of task={kind} in {stored.place}; it has one for a linear "
+            f"classifier ({', '.join(PROBLEMS)}). Take format=onnx, or part=encoder."
         )
     return None
 

@@ -17,13 +17,15 @@ Network = Callable[..., Outputs]
 
 @dataclass(frozen=True)
 class Parity:
-    """The largest difference of any output, as a part of that output's largest value."""
+    """The largest difference of any output, as a part of that output's largest value. limit: 0 asks for equality."""
 
     what: str
     difference: float
     limit: float
 
     def __str__(self) -> str:
+        if not self.limit:
+            return f"{self.what}: 0.0 apart"
         return f"{self.what}: {self.difference:.1e} of the largest value (limit {self.limit:.0e})"
 
 

@@ -18,14 +18,16 @@ Part = Literal["encoder", "simmim", "task"]
 class ExportConfig:
     format: Format = "timm"
     part: Part | None = None
-    """What of the source: the encoder; with mask token and decoder; with the head of its task. null: task where there is
-    a head, else encoder; in timm's format encoder and a linear head."""
+    """The encoder alone, with mask token and decoder, or with the head of its task. null: task where there is a head,
+    else encoder; in timm's format encoder and a linear head."""
     resolution: Count | tuple[Count, Count] | None = None
     """Of a graph, whose images have one size, pixels; null is the source's."""
 
     def __post_init__(self) -> None:
         if self.part is not None and self.format == "timm":
-            raise ValueError("part has no effect with format=timm, which copies the encoder and a linear head. Drop it.")
+            raise ValueError(
+                "part has no effect with format=timm, which copies the encoder and a linear head. Drop it."
+            )
         if self.part == "simmim" and self.format != "hf":
             raise ValueError("part=simmim is for format=hf, which has a model for it. Take part=encoder, or format=hf.")
         if self.resolution is not None and self.format not in ("onnx", "torch_export"):

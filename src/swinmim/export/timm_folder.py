@@ -55,11 +55,13 @@ def check_timm(stored: Stored, folder: Path) -> list[Parity]:
 
     def ours(images_BCHW: torch.Tensor) -> list[torch.Tensor]:
         pooled_BC = encoder(images_BCHW)
-        return [torch.nn.functional.linear(pooled_BC, *(part.to(pooled_BC.dtype) for part in head)) if head else pooled_BC]
+        return [
+            torch.nn.functional.linear(pooled_BC, *(part.to(pooled_BC.dtype) for part in head)) if head else pooled_BC
+        ]
 
     what = "logits" if head else "pooled features"
     return [
-        Parity(f"{len(loaded)} tensors", 0.0, 0.0),
+        Parity(f"{len(loaded)} tensors that timm loads", 0.0, 0.0),
         judge_modules(what, LIMIT, (encoder, ours), (twin, lambda images_BCHW: [twin(images_BCHW)]), images),
     ]
 
