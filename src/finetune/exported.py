@@ -40,7 +40,8 @@ def task_network(stored: Stored, resolution: int | Pair | None) -> ImageNetwork:
         )
     task = stored.manifest.task or {}
     facts: dict[str, Any] = {key: task[key] for key in ("kind", "classes") if key in task}
-    return ImageNetwork(_Outputs(network).eval(), tuple(outputs), encoder.in_chans, encoder.resolution, facts)
+    size = encoder.in_chans, encoder.resolution
+    return ImageNetwork(_Outputs(network).eval(), tuple(outputs), *size, "task model", facts)
 
 
 def open_network(stored: Stored, encoder: SwinV2) -> nn.Module:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from swinmim.checkpoint.encoder import Stored, open_encoder
 from swinmim.checkpoint.manifest import Manifest
@@ -17,6 +17,7 @@ from swinmim.errors import CheckpointError
 from swinmim.outside import one_line
 
 CARD = "README.md"
+Content = Literal["encoder", "SimMIM model", "task model"]
 MOST_PARENTS = 8
 MOST_CLASSES = 100
 
@@ -66,9 +67,9 @@ TORCH_EXPORT = Use(
 )
 
 
-def write_card(folder: Path, stored: Stored, use: Use, notes: Sequence[str] = ()) -> None:
-    """Write README.md; notes: more lines on what the folder holds."""
-    (folder / CARD).write_text("\n".join(_lines(stored, use, notes)) + "\n")
+def write_card(folder: Path, stored: Stored, use: Use, what: Content, notes: Sequence[str] = ()) -> None:
+    """Write README.md; what, notes: what of `stored` the folder holds, and more lines on it."""
+    (folder / CARD).write_text("\n".join(_lines(stored, use, what, notes)) + "\n")
 
 
 def add_to_card(folder: Path, title: str, lines: Sequence[str]) -> None:
@@ -97,12 +98,12 @@ def parents(manifest: Manifest) -> Iterator[tuple[str, Manifest | None]]:
         manifest = found
 
 
-def _lines(stored: Stored, use: Use, notes: Sequence[str]) -> Iterator[str]:
+def _lines(stored: Stored, use: Use, what: Content, notes: Sequence[str]) -> Iterator[str]:
     manifest = stored.manifest
     a, task = manifest.architecture, manifest.task or {}
-    kind = str(task.get("kind", "encoder"))
+    of = f" for {_quiet(str(task.get('kind')))}" if task else ""
     yield from ("---", f"library_name: {use.library}", "tags:", "- swinv2", "- swinmim")
-    yield from ("---", "", f"# {a.name}, {'encoder' if not task else f'task {_quiet(kind)}'}", "")
+    yield from ("---", "", f"# {a.name}: {what}{of}", "")
     height, width = manifest.resolution
     yield from (
         f"* Swin Transformer V2: embed_dim {a.embed_dim}, depths {list(a.depths)}, {a.in_chans} channels",
@@ -114,7 +115,7 @@ def _lines(stored: Stored, use: Use, notes: Sequence[str]) -> Iterator[str]:
         *(f"* {note}" for note in notes),
     )
     yield from ("", "## Use", "", "```python", use.code, "```")
-    if classes := task.get("classes"):
+    if what == "task model" and (classes := task.get("classes")):
         names = [f"`{_quiet(str(name))}`" for name in classes[:MOST_CLASSES]]
         more = [f"and {len(classes) - MOST_CLASSES} more"] if len(classes) > MOST_CLASSES else []
         yield from ("", f"## Classes ({len(classes)})", "", ", ".join([*names, *more]))

@@ -48,7 +48,7 @@ def export(source: str | Path, destination: str | Path, config: ExportConfig, ta
                 network = task_network(stored, config.resolution) if whole else _encoder(stored, config.resolution)
                 write, use = (write_onnx, ONNX) if config.format == "onnx" else (write_program, TORCH_EXPORT)
                 checked = [str(parity) for parity in write(stored, network, draft)]
-                what = f"{'task model' if whole else 'encoder'}, outputs {', '.join(network.outputs)}"
+                what = f"{network.what}, outputs {', '.join(network.outputs)}"
         add_to_card(draft, "Parity with the source", checked)
     lines = [f"wrote     {destination}: {what}", *(f"parity    {line}" for line in checked)]
     code = use.code.replace("FOLDER", str(destination)).splitlines()

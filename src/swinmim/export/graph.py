@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from swinmim.checkpoint.encoder import Stored
 from swinmim.errors import CheckpointError, ConfigError
-from swinmim.export.card import ONNX, TORCH_EXPORT, write_card
+from swinmim.export.card import ONNX, TORCH_EXPORT, Content, write_card
 from swinmim.export.parity import Parity, judge, made_images, measure
 from swinmim.models.swinv2 import SwinV2
 
@@ -38,6 +38,7 @@ class ImageNetwork:
     outputs: tuple[str, ...]
     channels: int
     resolution: tuple[int, int]
+    what: Content = "encoder"
     facts: dict[str, Any] = field(default_factory=dict)
     """For the metadata of the file, e.g. class names."""
 
@@ -87,7 +88,7 @@ def write_onnx(stored: Stored, network: ImageNetwork, folder: Path) -> list[Pari
         exported.model.metadata_props[key] = value
     size = sum(tensor.numel() * tensor.element_size() for tensor in network.module.state_dict().values())
     exported.save(folder / ONNX_FILE, external_data=size > LARGEST_FILE)
-    write_card(folder, stored, ONNX, _notes(network))
+    write_card(folder, stored, ONNX, network.what, _notes(network))
     session = onnxruntime.InferenceSession(folder / ONNX_FILE, providers=["CPUExecutionProvider"])
 
     def run(images_BCHW: Tensor) -> list[Tensor]:
@@ -100,7 +101,7 @@ def write_program(stored: Stored, network: ImageNetwork, folder: Path) -> list[P
     """model.pt2 in an empty folder, loaded again and run on two sizes of batch; raises as `write_onnx`."""
     facts = _facts(stored, network)
     torch.export.save(_traced(network), folder / PROGRAM_FILE, extra_files={"facts.json": json.dumps(facts)})
-    write_card(folder, stored, TORCH_EXPORT, _notes(network))
+    write_card(folder, stored, TORCH_EXPORT, network.what, _notes(network))
     return _tried("torch.export", network, torch.export.load(folder / PROGRAM_FILE).module(), PROGRAM_LIMIT)
 
 

@@ -23,7 +23,7 @@ from swinmim.checkpoint.manifest import Manifest
 from swinmim.checkpoint.names import to_huggingface
 from swinmim.checkpoint.timm_config import CLASSIFIER, class_names, timm_obstacle
 from swinmim.errors import CheckpointError
-from swinmim.export.card import HUGGING_FACE, write_card
+from swinmim.export.card import HUGGING_FACE, Content, write_card
 from swinmim.export.folder import new_folder
 from swinmim.export.parity import Parity, judge_modules, made_images
 from swinmim.export.settings import Part
@@ -37,6 +37,7 @@ MODELS: dict[Part, str] = {
     "simmim": "Swinv2ForMaskedImageModeling",
     "task": "Swinv2ForImageClassification",
 }
+CONTENT: dict[Part, Content] = {"encoder": "encoder", "simmim": "SimMIM model", "task": "task model"}
 PROBLEMS = {"classify": "single_label_classification", "multilabel": "multi_label_classification"}
 """Kind of task -> what Hugging Face calls it. A classifier without a task (timm's, Microsoft's) is the first."""
 
@@ -83,7 +84,7 @@ def write_huggingface(stored: Stored, folder: Path, part: Part) -> None:
     for name, content in (("config.json", config), ("preprocessor_config.json", _preprocessor(manifest))):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
     write_tensors(folder / "model.safetensors", weights, {"format": "pt"})
-    write_card(folder, stored, HUGGING_FACE[part])
+    write_card(folder, stored, HUGGING_FACE[part], CONTENT[part])
 
 
 def check_huggingface(stored: Stored, folder: Path, part: Part) -> Parity | None:

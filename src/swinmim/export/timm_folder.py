@@ -26,7 +26,7 @@ def export_timm(source: SwinV2 | str | Path, destination: str | Path) -> Path:
     with new_folder(destination) as draft:
         if isinstance(source, SwinV2):
             _check(source)
-            write_card(save_encoder(source, draft), open_encoder(draft), TIMM)
+            write_card(save_encoder(source, draft), open_encoder(draft), TIMM, "encoder")
         else:
             write_timm(open_encoder(source), draft)
     return Path(destination)
@@ -37,7 +37,7 @@ def write_timm(stored: Stored, folder: Path) -> None:
     encoder, weights = load_stored(stored), stored.read()
     _check(encoder)
     save_encoder(encoder, folder, stored.manifest.history(), weights)
-    write_card(folder, stored, TIMM)
+    write_card(folder, stored, TIMM, "task model" if set(CLASSIFIER_NAMES) <= weights.keys() else "encoder")
 
 
 def check_timm(stored: Stored, folder: Path) -> list[Parity]:
