@@ -52,7 +52,9 @@ def open_network(stored: Stored, encoder: SwinV2) -> nn.Module:
             f"{place} holds an encoder without a head. Fine-tune it first: python -m finetune; or part=encoder."
         )
     task, settings = manifest.task or {}, manifest.recipe.get("task")
-    if settings is None and head.keys() == {"weight", "bias"}:  # published weights: a classifier of no task of ours
+    if (
+        settings is None and head.keys() == {"weight", "bias"} and head["weight"].ndim == 2
+    ):  # published weights: a classifier of no task of ours
         classifier = nn.Linear(encoder.num_features, len(head["bias"]))
         classifier.load_state_dict(head)
         return nn.Sequential(encoder, classifier)

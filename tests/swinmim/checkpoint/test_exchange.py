@@ -166,5 +166,5 @@ def test_who_may_read_a_folder(encoder, tmp_path, umask, mode):
     finally:
         os.umask(before)
     files = [file for folder in folders for file in folder.iterdir()]
-    assert len(files) == 4 + 4 + 3
+    assert len(files) == 4 + 5 + 4
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {mode}

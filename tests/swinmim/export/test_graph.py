@@ -74,7 +74,7 @@ def test_a_network_that_depends_on_its_values_has_no_graph(stored, tmp_path):
             return (images if images.mean() > 0 else -images,)
 
     network = graph.ImageNetwork(Choosy(), ("output",), 3, (64, 64))
-    with pytest.raises(CheckpointError, match="This network has no graph with a free batch: .*Load it in Python"):
+    with pytest.raises(CheckpointError, match=r"This network has no graph with a free batch: .*Load it in Python"):
         graph.write_program(stored, network, tmp_path)
 
 

@@ -88,7 +88,7 @@ def test_the_simmim_model_of_a_run(tmp_path, images):
 def test_a_simmim_model_without_its_decoder(tmp_path):
     simmim_run(tmp_path / "run")
     lone = save_encoder(made_encoder(), tmp_path / "lone")
-    with pytest.raises(CheckpointError, match="has no mask token and decoder of SimMIM. Give the pretraining run"):
+    with pytest.raises(CheckpointError, match=r"has no mask token and decoder of SimMIM\. Give the pretraining run"):
         export_huggingface(lone, tmp_path / "hf", "simmim")
     state = tmp_path / "run" / "checkpoints" / "step_00000002" / STATE
     for content in (b"", b"\xff" * 100):
@@ -121,7 +121,7 @@ def test_what_it_cannot_express(tmp_path, options, reason):
 
 def test_heads_that_are_none_of_its(tmp_path):
     lone = save_encoder(made_encoder(), tmp_path / "lone")
-    with pytest.raises(CheckpointError, match="holds an encoder without a head. Fine-tune it first"):
+    with pytest.raises(CheckpointError, match=r"holds an encoder without a head\. Fine-tune it first"):
         export_huggingface(lone, tmp_path / "hf", "task")
     for kind, head in (("segment", nn.Conv2d(32, 3, 1)), ("regress", nn.Linear(32, 3))):
         other = made_task_model(tmp_path / kind, head, task={"kind": kind, "classes": CLASSES})
