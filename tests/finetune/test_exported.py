@@ -11,6 +11,7 @@ from torch import nn
 from finetune import exported
 from finetune.model import TaskModel
 from finetune.tasks.classify import Classify
+from finetune.tasks.registry import TASKS
 from swinmim.checkpoint.encoder import open_encoder, save_encoder
 from swinmim.checkpoint.task_model import save_task_model
 from swinmim.errors import CheckpointError
@@ -71,7 +72,7 @@ def test_published_weights_have_a_classifier_and_no_settings(tmp_path):
 
 @torch.no_grad()
 def test_what_a_head_gives(tmp_path, monkeypatch):
-    monkeypatch.setitem(exported.TASKS, "classify", Dense)
+    monkeypatch.setitem(TASKS, "classify", Dense)
     settings = made_task("classify")
     expected = saved(tmp_path / "task", Dense(settings.settings, settings.subject))(IMAGES)
     assert expected.shape == (2, 2, 64, 64)

@@ -12,7 +12,7 @@ from swinmim.models.swinv2 import SwinV2, create_encoder
 
 def made_encoder(resolution: int = 64, **options: Any) -> SwinV2:
     """Two stages, both with shifted windows at 64 px, grown from the windows of 32 px."""
-    shape = {"embed_dim": 16, "depths": (2, 2), "head_dim": 8, "window_ratio": 16} | options
+    shape: dict[str, Any] = {"embed_dim": 16, "depths": (2, 2), "head_dim": 8, "window_ratio": 16} | options
     encoder = create_encoder("swinv2_t", resolution=32, **shape)
     encoder.resize(resolution)
     spread(encoder)
