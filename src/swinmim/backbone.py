@@ -143,7 +143,8 @@ def hf_backbone(
         update={
             "resolution": encoder.resolution,
             "windows": tuple(stage.window for stage in encoder.stages),
-            "recipe": {}, "data": {}, "metrics": {}, "parent": None, "task": None, "versions": {}, "created": "",
+            "recipe": {}, "data": {}, "metrics": {}, "parent": None, "parents": (), "task": None,
+            "versions": {}, "created": "",
         }
     )  # fmt: skip
     register()

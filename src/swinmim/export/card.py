@@ -1,4 +1,4 @@
-"""The model card: README.md of an exported folder, from its manifest and those of its parents.
+"""The model card: README.md of an exported folder, from the manifest of its source.
 
 What is written is meant to be published: of paths only names are kept, and the licence is the publisher's to state.
 """
@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from swinmim.checkpoint.encoder import Stored, open_encoder
-from swinmim.checkpoint.manifest import Manifest
-from swinmim.errors import CheckpointError
+from swinmim.checkpoint.encoder import Stored
+from swinmim.checkpoint.manifest import Ancestor, Manifest
 from swinmim.outside import one_line
 
 CARD = "README.md"
 Content = Literal["encoder", "SimMIM model", "task model"]
-MOST_PARENTS = 8
 MOST_CLASSES = 100
 
 
@@ -78,26 +76,6 @@ def add_to_card(folder: Path, title: str, lines: Sequence[str]) -> None:
         file.write("\n".join(["", f"## {title}", "", *(f"* {line}" for line in lines)]) + "\n")
 
 
-def parents(manifest: Manifest) -> Iterator[tuple[str, Manifest | None]]:
-    """The chain of what the weights were trained from: name, and manifest where it can still be read.
-
-    What was written there since is another one.
-    """
-    for _ in range(MOST_PARENTS):
-        if manifest.parent is None:
-            return
-        try:
-            found: Manifest | None = open_encoder(manifest.parent).manifest
-        except CheckpointError:  # moved or removed since
-            found = None
-        if found is not None and found.created > manifest.created:
-            found = None
-        yield _name(manifest.parent), found
-        if found is None:
-            return
-        manifest = found
-
-
 def _lines(stored: Stored, use: Use, what: Content, notes: Sequence[str]) -> Iterator[str]:
     manifest = stored.manifest
     a, task = manifest.architecture, manifest.task or {}
@@ -119,23 +97,21 @@ def _lines(stored: Stored, use: Use, what: Content, notes: Sequence[str]) -> Ite
         names = [f"`{_quiet(str(name))}`" for name in classes[:MOST_CLASSES]]
         more = [f"and {len(classes) - MOST_CLASSES} more"] if len(classes) > MOST_CLASSES else []
         yield from ("", f"## Classes ({len(classes)})", "", ", ".join([*names, *more]))
-    yield from _history("Training", manifest)
-    for name, found in parents(manifest):
-        if found is None:
-            yield from ("", f"## Started from: {name}", "", "Not at hand when this card was written.")
-        else:
-            yield from _history(f"Started from: {name}", found)
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    yield from _history("Training", manifest, versions)
+    told = manifest.parents or ((Ancestor(path=manifest.parent),) if manifest.parent else ())
+    for ancestor in told:
+        yield from _history(f"Started from: {_quiet(_name(ancestor.path))}", ancestor)
     yield from (
         "", "## Licence", "",
         "Not stated. Whoever publishes this adds `license: ...` to the head of this file.",
     )  # fmt: skip
 
 
-def _history(title: str, manifest: Manifest) -> Iterator[str]:
+def _history(title: str, told: Manifest | Ancestor, versions: str = "") -> Iterator[str]:
     """Recipe, data and metrics of one training."""
-    yield from ("", f"## {title}", "")
-    yield f"{manifest.created or 'time unknown'}, {', '.join(f'{k} {v}' for k, v in manifest.versions.items())}"
-    for part, values in (("recipe", manifest.recipe), ("data", manifest.data), ("metrics", manifest.metrics)):
+    yield from ("", f"## {title}", "", ", ".join(filter(None, (told.created, versions))) or "Nothing more is known.")
+    for part, values in (("recipe", told.recipe), ("data", told.data), ("metrics", told.metrics)):
         rows = [(key, value) for key, value in _flat(values) if value is not None]
         if rows:
             yield from ("", f"| {part} | |", "|---|---|")
