@@ -12,7 +12,7 @@ from data.codecs.decode import DecodeError
 from data.codecs.targets import decode_target
 from data.loading.module import Part, ShardData
 from data.loading.stats import Stats, resolve_stats
-from data.open import labelled_parts, loader_settings
+from data.open import labelled_parts, loader_settings, num_labelled
 from data.order.epoch import accumulation
 from finetune.config import FinetuneConfig
 from finetune.model import TaskModel
@@ -45,6 +45,13 @@ class FinetuneParts:
 
     def accumulation(self) -> int:
         return accumulation(self.config.global_batch_size, self.config.trainer.world_size, self.config.batch_size)
+
+    @property
+    def lanes(self) -> int:
+        return self.config.data.lanes
+
+    def listed(self) -> int:
+        return num_labelled(self.config.data, TASKS[self.config.task.kind].needs)
 
     def shape(self) -> SwinV2:
         return build_encoder(self.config)

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from swinmim.distributed import is_main
-from swinmim.errors import DataError, TooFewImages
+from swinmim.errors import ConfigError, DataError, TooFewImages, UserError
 from swinmim.models.swinv2 import SwinV2
 from swinmim.optim.schedules import peak_lr, warmup_steps
 from swinmim.training.callbacks.checkpoint import Checkpoints, Monitor
@@ -60,6 +60,14 @@ class Parts(Protocol[S, D, N]):
     def accumulation(self) -> int:
         """Micro-batches per optimizer step. Raises ConfigError for batch sizes that do not fit."""
 
+    @property
+    def lanes(self) -> int:
+        """`data.lanes`."""
+
+    def listed(self) -> int:
+        """How many images the training set has, as far as is known before any is packed. Raises UserError for data
+        that cannot be found."""
+
     def shape(self) -> S:
         """What is known of the network before the data; called under the meta device, reads no weights."""
 
@@ -100,7 +108,7 @@ def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[
     Raises UserError: whatever in settings, data or checkpoints keeps the run from starting, or ended it.
     """
     check_world(config.trainer, config.strategy)
-    accumulation = parts.accumulation()
+    accumulation = _accumulation(parts, config)
     with torch.device("meta"):
         shape = parts.shape()
     check_memory(num_parameters(shape), config.trainer, config.strategy)
@@ -108,8 +116,8 @@ def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[
     try:
         data = parts.data(shape)
     except TooFewImages as error:
-        way = smaller_batch(config, error.images, error.lanes)
-        raise DataError(f"{error} {way}") from None
+        way = smaller_batch(config, error.images, parts.lanes, error.fits)
+        raise DataError(f"{error} {way}".rstrip()) from None
     mean, std = parts.statistics(data)
     build = functools.partial(parts.network, data) if config.strategy.partitions_parameters else None
     with torch.device("meta") if build else contextlib.nullcontext():
@@ -159,6 +167,23 @@ def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[
     if is_main():
         log.info("%s", parts.verdict(metrics, output_dir))
     return metrics
+
+
+def _accumulation(parts: Parts[S, D, N], config: RunConfig) -> int:
+    """`parts.accumulation`, whose advice is not one that the next check refuses: what it calls legal fits the set."""
+    try:
+        return parts.accumulation()
+    except ConfigError as error:
+        unit, images = config.trainer.world_size * config.batch_size, 0
+        with contextlib.suppress(UserError):  # which the next start is told
+            images = parts.listed()
+        if not images or -(-config.global_batch_size // unit) * unit <= images:
+            raise
+        raise ConfigError(
+            f"global_batch_size must be a multiple of processes x batch_size and not larger than the training set, got"
+            f" {config.global_batch_size} with {config.trainer.world_size} x {config.batch_size} = {unit} for"
+            f" {images:,} images. {smaller_batch(config, images, parts.lanes)}"
+        ) from error
 
 
 def warn_of_windows(windows: Sequence[tuple[int, int]]) -> None:

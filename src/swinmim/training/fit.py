@@ -4,7 +4,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import lightning as L
@@ -52,13 +52,26 @@ def make_plan(config: RunConfig, *, accumulation: int, num_samples: int) -> Plan
     )
 
 
-def smaller_batch(config: RunConfig, images: int, lanes: int) -> str:
-    """The way out for a set that is smaller than a global batch: one line of overrides with which the run fits."""
+def smaller_batch(config: RunConfig, images: int, lanes: int, fits: Callable[[int, int], bool] | None = None) -> str:
+    """The way out for a set that does not give a global batch: one line of overrides with which the run fits.
+
+    Args:
+        config: of the run.
+        images: of the training set.
+        lanes: `data.lanes`.
+        fits: whether a global batch in so many lanes can be made of the set; None where any up to `images` can.
+
+    Returns:
+        empty where no batch fits.
+    """
     world = config.trainer.world_size
     if images < world:
         return f"Each of {world} processes needs at least one: take at most {images}."
     batch = min(config.batch_size, images // world)
-    whole = images // (world * batch) * world * batch
+    while not (whole := _largest_batch(images, world * batch, lanes, fits)):
+        if batch == 1:
+            return ""
+        batch //= 2
     line = [f"global_batch_size={whole}"]
     if batch != config.batch_size:
         line.append(f"batch_size={batch}")
@@ -67,6 +80,12 @@ def smaller_batch(config: RunConfig, images: int, lanes: int) -> str:
     steps_per_epoch, total = _steps(config, whole, images)
     line += [override for _, override in misfits(config.schedule, total, steps_per_epoch)]
     return f"Add {' '.join(line)}."
+
+
+def _largest_batch(images: int, unit: int, lanes: int, fits: Callable[[int, int], bool] | None) -> int:
+    """The largest multiple of a unit that a set gives; 0 where there is none."""
+    multiples = range(images // unit * unit, 0, -unit)
+    return next((whole for whole in multiples if fits is None or fits(whole, math.gcd(lanes, whole))), 0)
 
 
 def _steps(config: RunConfig, global_batch: int, num_samples: int) -> tuple[int, int]:
