@@ -63,7 +63,7 @@ class FinetuneParts:
             classes=train.shards.classes,
             channels=train.shards.channels,
             bits=train.shards.bits,
-            facts=kind.survey(config.task, _targets(train)),
+            facts=kind.survey(config.task, _targets(train, config.data.max_pixels)),
         )
         self.task = kind(config.task, subject)
         settings = loader_settings(
@@ -127,14 +127,14 @@ class FinetuneParts:
         return ", ".join(filter(None, facts))
 
 
-def _targets(part: Part) -> Iterator[Any]:
+def _targets(part: Part, max_pixels: int) -> Iterator[Any]:
     """The targets of a set, one by one; damaged ones are left out here as they are in training."""
     shards = part.shards
     if shards.target is None:
         return
     for index in part.sorted_indices().tolist():
         try:
-            yield decode_target(shards.target, shards.read_target(index), len(shards.classes))
+            yield decode_target(shards.target, shards.read_target(index), len(shards.classes), max_pixels)
         except DecodeError:
             continue
 

@@ -1,12 +1,13 @@
 """Real processes: how long an answer takes and what is imported for it, Ctrl-C while importing, garbage for scripts."""
 
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from commands import ROOT, call
+from commands import ROOT, call, environment
 
 pytestmark = pytest.mark.slow
 HEAVY = {"torch", "torchvision", "lightning", "timm", "torchmetrics", "wandb", "deepspeed", "transformers", "PIL"}
@@ -78,6 +79,30 @@ def test_ctrl_c_at_a_script_is_one_line(tmp_path, script):
     done = interrupted(f"run_path({path!r}, run_name='__main__')", "torch", given, tmp_path)
     assert done.stderr == f"{script}: interrupted\n"
     assert done.returncode == 130
+
+
+def test_ctrl_c_at_once_ends_data_write_with_one_line(tmp_path):
+    script = str(ROOT / "scripts" / "make_shards.py")
+    for run, moment, line in (
+        ("run_module('data.write', run_name='__main__')", "numpy", "interrupted; an unfinished set goes on when"),
+        (f"run_path({script!r}, run_name='__main__')", "data", "make_shards: interrupted\n"),
+    ):
+        done = interrupted(run, moment, ["in", "out"], tmp_path)
+        assert done.stderr.startswith(line)
+        assert done.stderr.count("\n") == 1
+        assert done.returncode == 130
+
+
+def test_ctrl_c_ends_the_demo_with_one_line(tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--output", "out"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(PYTHONUNBUFFERED="1"), text=True, **pipes) as demo:
+        assert demo.stdout is not None
+        while not (line := demo.stdout.readline()).startswith("$ python -m pretrain"):
+            assert line, "the demo ended"
+        demo.send_signal(signal.SIGINT)
+        assert demo.communicate(timeout=60)[1] == "demo: interrupted\n"
+    assert demo.returncode == 130
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ MISTAKES = {
     "pretrain data.path=http://127.0.0.1:9/set": (3, "Add data.allow_insecure=true"),
     "pretrain data.cache_dir=file": (3, "file cannot be written (File exists)"),
     "pretrain data.cache_dir=/proc/nope": (3, "/proc/nope cannot be written"),
+    "pretrain -m seed=1,2 data.path=nope output_dir=sweep": (3, "A source of images must exist, got nope"),
     "finetune ckpt=nope data.path=x": (4, "nope does not exist"),
     f"finetune {DEMO} data.path=file": (3, "data.path is a folder of images, a list"),
     f"finetune {DEMO} data.path=nope": (3, "A source of images must exist"),

@@ -100,9 +100,7 @@ class MixedSet:
     def order(self, indices: Ints, global_batch: int, batches: int, seed: int, *, lanes: int = 1) -> MixedOrder:
         if short := self.shortage(indices, global_batch, lanes):
             raise DataError(short)
-        return MixedOrder(
-            self._sizes_of_sets(indices), self.counts(global_batch, lanes), batches, seed, lanes=lanes
-        )
+        return MixedOrder(self._sizes_of_sets(indices), self.counts(global_batch, lanes), batches, seed, lanes=lanes)
 
     def prepare(self, indices: Ints) -> None:
         owner = np.searchsorted(self._bounds, indices, "right") - 1
