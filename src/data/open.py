@@ -95,8 +95,13 @@ def open_data(config: DataConfig, channels: int = 3) -> SampleSet | StreamSet:
         DataError: one of them cannot be opened, or they have different channels.
     """
     if config.streaming_samples is not None:
+        measured = {} if config.stats == "auto" else {"measured": 1}
         return StreamSet(
-            config.path, config.streaming_samples, allow_insecure=config.allow_insecure, max_pixels=config.max_pixels
+            config.path,
+            config.streaming_samples,
+            allow_insecure=config.allow_insecure,
+            max_pixels=config.max_pixels,
+            **measured,
         )
     sets = [open_source(path, config, channels) for path in (config.path, *(part.path for part in config.mix))]
     return MixedSet(sets, [1.0, *(part.weight for part in config.mix)]) if config.mix else sets[0]

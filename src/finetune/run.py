@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from data.codecs.decode import DecodeError
 from data.codecs.targets import decode_target
 from data.loading.module import Part, ShardData
-from data.loading.stats import Stats, resolve_stats
+from data.loading.stats import Stats, check_stats, resolve_stats
 from data.open import labelled_parts, loader_settings, num_labelled
 from data.order.epoch import accumulation
 from finetune.config import FinetuneConfig
@@ -58,6 +58,7 @@ class FinetuneParts:
 
     def data(self, shape: SwinV2) -> ShardData:
         config, kind = self.config, TASKS[self.config.task.kind]
+        check_stats(config.data, shape.in_chans)
         train, val = labelled_parts(config.data, seed=config.seed, channels=shape.in_chans, needs=kind.needs)
         subject = Subject(
             classes=train.shards.classes,

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 
 from data.loading.module import ShardData, StreamData
-from data.loading.stats import Stats, resolve_stats
+from data.loading.stats import Stats, check_stats, resolve_stats
 from data.loading.views import CenterCrop, RandomCrop
 from data.open import loader_settings, num_listed, open_data, pretrain_data
 from data.order.epoch import accumulation
@@ -68,6 +68,7 @@ class PretrainParts:
         """
         config = self.config
         channels = shape.encoder.in_chans
+        check_stats(config.data, channels)
         shards = open_data(config.data, channels)
         if shards.channels != channels:
             whose, cure = f"model.in_chans={channels}", f"Add model.in_chans={shards.channels}."

@@ -23,6 +23,8 @@ MISTAKES = {
     "pretrain model.name=swinv2_x": (2, "Did you mean 'swinv2_t'?"),
     "pretrain model=swinv2_b model.embed_dim=33": (2, "Nearest embed_dim: 32"),
     "pretrain model.in_chans=5": (2, "Add model.in_chans=3"),
+    "pretrain model.in_chans=5 data.stats=imagenet data.path=pictures": (2, "has 3 channels, the set has 5. Add data"),
+    f"finetune {DEMO} data.stats=[[0.5],[0.5]] data.path=pictures": (2, "lists 1 channels, the set has 3"),
     "pretrain batch_size=7": (2, "batch_size=4 or 8"),
     "pretrain global_batch_size=100": (2, "Nearest legal: global_batch_size=64 or 128"),
     "pretrain global_batch_size=4096 batch_size=4096": (3, "must not be larger than the training set, got 4096"),

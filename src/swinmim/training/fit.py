@@ -9,6 +9,7 @@ from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from swinmim.checkpoint import io
 from swinmim.distributed import is_main
@@ -28,6 +29,7 @@ from swinmim.training.faults.signals import Signals
 from swinmim.training.faults.stability import Stability
 from swinmim.training.module import Plan, TrainingModule
 from swinmim.training.settings import RunConfig
+from swinmim.training.state_io import unfit
 from swinmim.training.trainer import build_loggers, build_trainer, resolve_precision
 from swinmim.training.wandb import finish_wandb
 
@@ -95,26 +97,34 @@ def _steps(config: RunConfig, global_batch: int, num_samples: int) -> tuple[int,
     return steps_per_epoch, total if limit == -1 else min(total, limit)
 
 
-def starting_state(config: RunConfig, output_dir: Path) -> Path | None:
+def starting_state(config: RunConfig, output_dir: Path, own: Mapping[str, Tensor]) -> Path | None:
     """The trainer state to continue from: the newest sound checkpoint of output_dir (auto), or the one named.
+
+    own: the module's tensors, which those of the newest must fit.
 
     Raises CheckpointError: a named checkpoint is missing, incomplete or damaged, or all of output_dir's are;
     ConfigError: the settings are not those of the checkpoint.
     """
+    settings = dataclasses.asdict(config)
+
+    def unusable(folder: Path) -> str | None:
+        check_drift(io.read_config(folder), settings, config.allow_drift)  # the more telling reason
+        return unfit(folder, own)
+
     match config.resume:
         case None:
             found = None
         case "auto":
-            found = io.find_newest(output_dir / "checkpoints")
+            found = io.find_newest(output_dir / "checkpoints", unusable)
             if found is None:
                 log.info("resume=auto: %s has no checkpoint yet, so the run starts anew", output_dir)
         case path:
             found = io.find(Path(path))
+            check_drift(io.read_config(found), settings, config.allow_drift)
     if found is None:
         if config.allow_drift:
             raise ConfigError("allow_drift has no effect on a run that starts anew. Remove it, or add resume=...")
         return None
-    check_drift(io.read_config(found), dataclasses.asdict(config), config.allow_drift)
     return found / io.STATE
 
 
@@ -140,7 +150,7 @@ def train(
         DivergedError: loss or gradients stayed non-finite.
         ConfigError: a resumed run has other settings.
     """
-    state = starting_state(config, output_dir)
+    state = starting_state(config, output_dir, module.state_dict())
     log_every = min(config.trainer.log_every_steps, max(1, module.plan.total_steps // CURVE_POINTS))
     derived = {**derived, "log_every_steps": log_every}
     signals = Signals()
