@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT, call, environment
+from made_images import make_slopes
+from runs import CPU
 
 pytestmark = pytest.mark.slow
 HEAVY = {"torch", "torchvision", "lightning", "timm", "torchmetrics", "wandb", "deepspeed", "transformers", "PIL"}
@@ -137,3 +139,16 @@ def test_scripts_answer_garbage(tmp_path, arguments, code, words):
     assert words in done.stderr
     assert done.returncode == code
     assert not (tmp_path / "out").exists()
+
+
+def test_no_run_shows_a_warning_that_a_user_can_do_nothing_about(tmp_path):
+    small = (*CPU, "trainer.max_epochs=1", "global_batch_size=16", "batch_size=16", "schedule.warmup_epochs=0")
+    small = (*small, f"data.path={make_slopes(tmp_path / 'images', 48, ('a', 'b'))}", "data.val_ratio=0.25")
+    small = (*small, f"data.cache_dir={tmp_path / 'cache'}")
+    model = ("model.embed_dim=16", "model.head_dim=8")
+    for command, more in (("pretrain", model), ("finetune", ("experiment=demo_ft", "ckpt=pretrain"))):
+        more = (*more, "data.labels_per_class=null") if command == "finetune" else more
+        done = call([sys.executable, "-m", command, *more, *small, f"output_dir={command}"], tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "encoder" in done.stdout + done.stderr
+        assert "Warning" not in done.stdout + done.stderr

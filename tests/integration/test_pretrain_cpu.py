@@ -413,3 +413,17 @@ def test_unreachable_wandb_server_does_not_cost_the_run(tmp_path, run_pretrain, 
     run_pretrain(tmp_path / "run", "logger=wandb", "trainer.max_epochs=1")
     assert "cannot be used" in caplog.text
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*Total length of .list. across ranks is zero")  # silent at the door
+def test_pretraining_that_holds_nothing_out(tmp_path, run_pretrain, read_losses):
+    metrics = run_pretrain(tmp_path / "run", "data.val_ratio=0")
+    assert len(read_losses(tmp_path / "run")) == 10  # all 160 images in batches of 32, twice
+    assert "train/loss" in metrics
+    assert not any(name.startswith("val/") for name in metrics)
+    assert not (tmp_path / "run" / "reconstructions").exists()
+    assert io.find_newest(tmp_path / "run" / "checkpoints") == io.step_folder(tmp_path / "run" / "checkpoints", 10)
+    assert swinmim.load_encoder(tmp_path / "run").resolution == (32, 32)
+    longer = ("trainer.max_epochs=3", "resume=auto", "allow_drift=[trainer.max_epochs]")
+    run_pretrain(tmp_path / "run", "data.val_ratio=0", *longer)
+    assert len(read_losses(tmp_path / "run")) == 15

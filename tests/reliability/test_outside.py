@@ -102,14 +102,14 @@ def test_a_damaged_newest_checkpoint_hides_no_older_one(saved, start, tmp_path, 
     for step in range(1, 7):
         shutil.rmtree(io.step_folder(run / "checkpoints", step))
     DAMAGES[damage](newest)
-    again = start(run, "resume=auto", "callbacks.checkpoint.keep_last=99")
-    assert again.wait() == [0], again.text()
-    assert "resume=auto: passed over step_00000008" in again.text()
-    assert ". Going on from step_00000007\n" in again.text()
     if damage in ("a state of garbage", "a state of another model"):
         named = start(tmp_path / "named", f"resume={newest}")
         assert named.wait() == [4], named.text()
         assert "Traceback" not in named.text()
+    again = start(run, "resume=auto", "callbacks.checkpoint.keep_last=99")
+    assert again.wait() == [0], again.text()
+    assert "resume=auto: passed over step_00000008" in again.text()
+    assert ". Going on from step_00000007\n" in again.text()
     found, _ = io.newest(run / "checkpoints")
     assert step_of(found) == 8  # step 7 was continued
 
