@@ -97,8 +97,8 @@ def test_ctrl_c_at_once_ends_data_write_with_one_line(tmp_path):
 
 def test_ctrl_c_ends_the_demo_with_one_line(tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--output", "out"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment(PYTHONUNBUFFERED="1"), text=True, **pipes) as demo:
+    unbuffered, pipe = environment(PYTHONUNBUFFERED="1"), subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, env=unbuffered, text=True, stdout=pipe, stderr=pipe) as demo:
         assert demo.stdout is not None
         while not (line := demo.stdout.readline()).startswith("$ python -m pretrain"):
             assert line, "the demo ended"

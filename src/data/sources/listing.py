@@ -90,8 +90,8 @@ def read_list(path: Path) -> FileSource:
     if twice := len(set(zip(names, labels, targets, strict=True))) - len(set(names)):
         notes.append(f"warning: {twice:,} files are listed with different labels")
     notes += _named_images(rows, columns, path)
-    if found := masks_among(names, lambda name: read_head(path.parent / name)):
-        notes.append(f"{found[0]}; take their rows out")
+    if told := masks_among(names, lambda name: read_head(path.parent / name)):
+        notes.append(f"{told[0]}; take their rows out")
     items, missing = [], 0
     for name, label, target in zip(names, labels, targets, strict=True):
         file = path.parent / name

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from made_loaders import SMALL, stream_data
 from torch.multiprocessing.spawn import start_processes
 
+from data.codecs.decode import decode
 from data.config import DataConfig
 from data.loading.batch import LoaderSettings
 from data.loading.stream import StreamDataset, StreamLoader
@@ -47,8 +48,7 @@ def test_tars_without_an_index_are_streamed(shard_dir, workers):
 
 def test_one_image_is_measured_where_the_statistics_are_given(shard_dir, monkeypatch):
     decoded = []
-    read = streamed.decode
-    monkeypatch.setattr(streamed, "decode", lambda *given, **named: decoded.append(0) or read(*given, **named))
+    monkeypatch.setattr(streamed, "decode", lambda *given, **named: decoded.append(0) or decode(*given, **named))
     common = {"val_ratio": 0, "cache_dir": None, "pack_resize": None, "pack_quality": 95, "num_workers": 0}
     config = DataConfig(path=str(shard_dir), streaming_samples=40, stats="imagenet", max_bad_fraction=0.0, **common)
     assert open_data(config).channels == 3
