@@ -105,6 +105,7 @@ def dataset(urls, view=None, **place):
 
 
 @pytest.mark.parametrize(("shards", "each", "kept"), [(4, 50, 200), (40, 50, 1000)])
+@pytest.mark.slow
 def test_the_order_stays_random(tmp_path, shards, each, kept):
     numbered(tmp_path, shards, each, b"x")
     samples = dataset(find_shards(str(tmp_path))).samples(0)
