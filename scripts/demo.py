@@ -13,6 +13,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+from swinmim.errors import one_line_at_interrupt
 from swinmim.tables import table
 
 SEEDS = (0, 1, 2)
@@ -81,4 +82,5 @@ def _rows(pretrained: list[float], scratch: list[float]) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_line_at_interrupt("demo"):
+        sys.exit(main())

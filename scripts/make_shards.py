@@ -3,7 +3,15 @@
 
 import sys
 
-from data.write.__main__ import main
+from swinmim.errors import one_line_at_interrupt
+
+
+def main() -> int:
+    from data.write.__main__ import main as write
+
+    return write()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_line_at_interrupt("make_shards"):
+        sys.exit(main())

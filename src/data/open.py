@@ -22,7 +22,7 @@ from data.shards.set import SampleSet
 from data.shards.streamed import StreamSet
 from data.sources.annotated import LAYOUTS
 from data.sources.digits import SIDE, read_digits
-from data.write.pack import pack, packed
+from data.write.pack import listed, pack, packed
 from data.write.writer import WriteOptions
 from swinmim.errors import ConfigError, DataError
 
@@ -58,6 +58,35 @@ def _pack(
     return pack(path, config.cache_folder(), _options(config, channels), classes, needs, ignore_index)
 
 
+def _extent(path: str | Path, config: DataConfig, needs: Needs = "nothing") -> tuple[int, int]:
+    """Images and classes of a source as its listing or manifest counts them; nothing is packed. Raises DataError."""
+    if str(path) == DIGITS:
+        digits = read_digits()
+        return len(digits.items), len(digits.classes)
+    if is_url(str(path)) or is_shard_set(Path(path)):
+        shards = open_source(path, config)
+        return len(shards), len(shards.classes)
+    source = listed(path, needs=needs)
+    return len(source.items), len(source.classes)
+
+
+def num_listed(config: DataConfig) -> int:
+    """How many images a pretraining run has, if none is damaged; nothing is packed for it. Raises DataError."""
+    if config.streaming_samples is not None:
+        return config.streaming_samples
+    total = sum(_extent(path, config)[0] for path in (config.path, *(part.path for part in config.mix)))
+    return len(split(total, config.val_ratio, seed=0)[0])
+
+
+def num_labelled(config: LabelledDataConfig, needs: Needs) -> int:
+    """The same of a fine-tuning run."""
+    train, val = _split_folders(config.path)
+    images, classes = _extent(train, config, needs)
+    if val is None and config.val_path is None:
+        images = len(split(images, config.val_ratio, seed=0)[0])
+    return images if config.labels_per_class is None else min(images, config.labels_per_class * classes)
+
+
 def _options(config: DataConfig, channels: int) -> WriteOptions:
     return WriteOptions(
         resize=config.pack_resize,
@@ -76,40 +105,47 @@ def open_data(config: DataConfig, channels: int = 3) -> SampleSet | StreamSet:
         DataError: one of them cannot be opened, or they have different channels.
     """
     if config.streaming_samples is not None:
+        measured = {} if config.stats == "auto" else {"measured": 1}
         return StreamSet(
-            config.path, config.streaming_samples, allow_insecure=config.allow_insecure, max_pixels=config.max_pixels
+            config.path,
+            config.streaming_samples,
+            allow_insecure=config.allow_insecure,
+            max_pixels=config.max_pixels,
+            **measured,
         )
     sets = [open_source(path, config, channels) for path in (config.path, *(part.path for part in config.mix))]
     return MixedSet(sets, [1.0, *(part.weight for part in config.mix)]) if config.mix else sets[0]
 
 
-def open_labelled(path: str, config: DataConfig, needs: Needs, channels: int = 3) -> tuple[ShardSet, ShardSet | None]:
+def _split_folders(path: str) -> tuple[str | Path, Path | None]:
+    """Where a source has its training and its validation images: folders in it, or itself and None."""
+    if not is_url(path) and not is_shard_set(Path(path)):
+        for root in (Path(path), Path(path) / "images"):
+            train, val = (next(_named(root, names), None) for names in (TRAIN_NAMES, VAL_NAMES))
+            if train and val:
+                return train, val
+    return path, None
+
+
+def open_labelled(
+    path: str, config: DataConfig, needs: Needs, channels: int = 3, *, validates: bool = True
+) -> tuple[ShardSet, ShardSet | None]:
     """Open a source for fine-tuning.
 
     A directory with `train` and one of `val`, `valid`, `validation`, `test`, or with these in its `images`, gives both;
-    anything else gives one set and None, to be split with `order.split`.
+    anything else gives one set and None, to be split with `order.split`. validates: open the one to validate on too,
+    where there is one.
 
     Raises:
         DataError: as `open_source`; not what the task needs; or a folder with classes that `train` lacks.
     """
-    train_dir, val_dir = None, None
-    if not is_url(path) and not is_shard_set(Path(path)):
-        train_dir, val_dir = _splits(Path(path))
-    if train_dir is None or val_dir is None:
-        return _require(open_source(path, config, channels, needs), needs), None
-    train = _require(open_source(train_dir, config, channels, needs), needs)
+    train_path, val_dir = _split_folders(path)
+    train = _require(open_source(train_path, config, channels, needs), needs)
+    if val_dir is None or not validates:
+        return train, None
     if not is_shard_set(val_dir):
         val_dir = _pack(val_dir, config, channels, needs, train.classes)
     return train, _require(ShardSet.open(val_dir), needs)
-
-
-def _splits(path: Path) -> tuple[Path | None, Path | None]:
-    """The folders of training and of validation images."""
-    for root in (path, path / "images"):
-        train, val = (next(_named(root, names), None) for names in (TRAIN_NAMES, VAL_NAMES))
-        if train and val:
-            return train, val
-    return None, None
 
 
 def _named(root: Path, names: Sequence[str]) -> Iterator[Path]:
@@ -190,10 +226,10 @@ def labelled_parts(config: LabelledDataConfig, *, seed: int, channels: int, need
         ConfigError: the set's channels are not the encoder's.
         DataError: as `open_labelled`, classes that differ, or too few labels.
     """
-    train, val = open_labelled(config.path, config, needs, channels)
+    train, val = open_labelled(config.path, config, needs, channels, validates=config.val_path is None)
     train_indices = val_indices = None
     if config.val_path is not None:
-        val, _ = open_labelled(config.val_path, config, needs, channels)
+        val, _ = open_labelled(config.val_path, config, needs, channels, validates=False)
     elif val is None:
         val = train
         train_indices, val_indices = split(len(train), config.val_ratio, seed=0)

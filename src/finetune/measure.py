@@ -21,7 +21,7 @@ from data.loading.loader import BatchLoader
 from data.loading.module import Part
 from data.loading.normalise import normalise
 from data.loading.sampler import EvalSampler
-from data.loading.stats import Stats
+from data.loading.stats import Stats, check_stats
 from data.open import labelled_parts, loader_settings
 from finetune.config import FinetuneConfig
 from finetune.frozen import Effort, FrozenTask, Measured
@@ -88,8 +88,13 @@ class _Sets:
     def __init__(self, config: FinetuneConfig) -> None:
         self.config = config
 
+    @property
+    def lanes(self) -> int:
+        return self.config.data.lanes
+
     def data(self, shape: SwinV2) -> _Labelled:
         config, needs = self.config, FROZEN[self.config.task.kind].needs
+        check_stats(config.data, shape.in_chans)
         train, val = labelled_parts(config.data, seed=config.seed, channels=shape.in_chans, needs=needs)
         settings = loader_settings(
             config.data,

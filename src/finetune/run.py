@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from data.codecs.decode import DecodeError
 from data.codecs.targets import decode_target
 from data.loading.module import Part, ShardData
-from data.loading.stats import Stats
-from data.open import labelled_parts, loader_settings
+from data.loading.stats import Stats, check_stats
+from data.open import labelled_parts, loader_settings, num_labelled
 from data.order.epoch import accumulation
 from data.shards.local import ShardSet
 from finetune.config import FinetuneConfig
@@ -54,17 +54,25 @@ class FinetuneParts:
     def accumulation(self) -> int:
         return accumulation(self.config.global_batch_size, self.config.trainer.world_size, self.config.batch_size)
 
+    @property
+    def lanes(self) -> int:
+        return self.config.data.lanes
+
+    def listed(self) -> int:
+        return num_labelled(self.config.data, TASKS[self.config.task.kind].needs)
+
     def shape(self) -> SwinV2:
         return build_encoder(self.config)
 
     def data(self, shape: SwinV2) -> ShardData:
         config, kind = self.config, TASKS[self.config.task.kind]
+        check_stats(config.data, shape.in_chans)
         train, val = labelled_parts(config.data, seed=config.seed, channels=shape.in_chans, needs=kind.needs)
         subject = Subject(
             classes=train.shards.classes,
             channels=train.shards.channels,
             bits=train.shards.bits,
-            facts=kind.survey(config.task, _targets(train)),
+            facts=kind.survey(config.task, _targets(train, config.data.max_pixels)),
         )
         self.task = kind(config.task, subject)
         settings = loader_settings(
@@ -125,7 +133,7 @@ class FinetuneParts:
         return ", ".join(filter(None, facts))
 
 
-def _targets(part: Part) -> Iterator[Any]:
+def _targets(part: Part, max_pixels: int) -> Iterator[Any]:
     """The targets of a set, or its classes, one by one; damaged ones are left out here as they are in training."""
     shards = part.shards
     if shards.target is None:
@@ -134,7 +142,7 @@ def _targets(part: Part) -> Iterator[Any]:
         return
     for index in part.sorted_indices().tolist():
         try:
-            yield decode_target(shards.target, shards.read_target(index), len(shards.classes))
+            yield decode_target(shards.target, shards.read_target(index), len(shards.classes), max_pixels)
         except DecodeError:
             continue
 

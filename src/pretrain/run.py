@@ -10,9 +10,9 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 
 from data.loading.module import ShardData, StreamData
-from data.loading.stats import Stats, resolve_stats
+from data.loading.stats import Stats, check_stats, resolve_stats
 from data.loading.views import CenterCrop, RandomCrop
-from data.open import loader_settings, open_data, pretrain_data
+from data.open import loader_settings, num_listed, open_data, pretrain_data
 from data.order.epoch import accumulation
 from pretrain.config import PretrainConfig
 from pretrain.masking import mask_grid, num_masked
@@ -51,6 +51,13 @@ class PretrainParts:
     def accumulation(self) -> int:
         return accumulation(self.config.global_batch_size, self.config.trainer.world_size, self.config.batch_size)
 
+    @property
+    def lanes(self) -> int:
+        return self.config.data.lanes
+
+    def listed(self) -> int:
+        return num_listed(self.config.data)
+
     def shape(self) -> SimMIM:
         return build_model(self.config)
 
@@ -61,6 +68,7 @@ class PretrainParts:
         """
         config = self.config
         channels = shape.encoder.in_chans
+        check_stats(config.data, channels)
         shards = open_data(config.data, channels)
         if shards.channels != channels:
             whose, cure = f"model.in_chans={channels}", f"Add model.in_chans={shards.channels}."

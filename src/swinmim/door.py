@@ -8,7 +8,7 @@ import sys
 import typing
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +32,9 @@ T = TypeVar("T")
 STARTED = "SWINMIM_STARTED"
 """Environment variable with the default name of a run, so that all ranks agree on the default output directory."""
 
+
+SWEEP = "multirun.yaml"
+"""What Hydra writes into the directory of a sweep."""
 
 NOT_FOR_USERS = (
     r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # Lightning 2.6.6 calling torch 2.15
@@ -79,18 +82,23 @@ def open_door(name: str, schema_type: type[T], run: Callable[[T, Path], object])
         sys.exit(error.exit_code)
 
     def task(cfg: DictConfig) -> None:
+        def clear() -> None:
+            leave_nothing(made)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                leave_no_job(Path(HydraConfig.get().runtime.output_dir), Path(HydraConfig.get().sweep.dir))
+
         try:
             _start(cfg, schema_type, run)
         except KeyboardInterrupt:
-            leave_nothing(made)
+            clear()
             raise
         except UserError as error:
-            leave_nothing(made)
+            clear()
             _stop(name, error)
         except (OSError, RuntimeError) as error:
             if (told := limit_of(error)) is None:
                 raise
-            leave_nothing(made)
+            clear()
             _stop(name, DataError(told))
 
     # flags first: argparse takes no flag between overrides
@@ -157,6 +165,16 @@ def leave_nothing(made: Path | None) -> None:
     shutil.rmtree(made / ".hydra", ignore_errors=True)
     for log in made.glob("*.log"):
         log.unlink()
+
+
+def leave_no_job(output_dir: Path, sweep_dir: Path) -> None:
+    """The same of one job of a sweep, whose directory Hydra made, and of the sweep's where no other job is left."""
+    leave_nothing(output_dir)
+    with suppress(OSError):  # what a run has written stays
+        output_dir.rmdir()
+        if [path.name for path in sweep_dir.iterdir()] == [SWEEP]:
+            (sweep_dir / SWEEP).unlink()
+            sweep_dir.rmdir()
 
 
 def _is_no_result(path: Path) -> bool:

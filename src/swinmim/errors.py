@@ -9,7 +9,7 @@ import errno
 import resource
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from swinmim.outside import printable
@@ -56,17 +56,18 @@ class DataError(UserError):
 
 
 class TooFewImages(DataError):
-    """A global batch is larger than the training set. Which batch would fit, the run knows, from all of its settings.
+    """A global batch is larger than the training set, or than a mixture gives. Which batch would fit, the run knows,
+    from all of its settings.
 
     Args:
         message: the rule and what was received.
         images: of the training set.
-        lanes: `data.lanes`.
+        fits: whether a global batch in so many lanes can be made of them.
     """
 
-    def __init__(self, message: str, images: int, lanes: int) -> None:
+    def __init__(self, message: str, images: int, fits: Callable[[int, int], bool]) -> None:
         super().__init__(message)
-        self.images, self.lanes = images, lanes
+        self.images, self.fits = images, fits
 
 
 class CheckpointError(UserError):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from made_images import make_folder
 
-from data.config import DataConfig, LabelledDataConfig
+from data.config import DataConfig, LabelledDataConfig, MixConfig
 from data.loading.module import ShardData, StreamData
 from data.loading.views import CenterCrop, RandomCrop
-from data.open import labelled_parts, loader_settings, open_data, pretrain_data
+from data.open import labelled_parts, loader_settings, num_labelled, num_listed, open_data, pretrain_data
 from data.order.subsets import split
 from data.shards.local import ShardSet
 from data.write.writer import WriteOptions, write_shards
@@ -129,3 +129,35 @@ def test_a_target_that_nothing_needs_is_not_read(needs, read):
     config = DataConfig(path="x", **COMMON)
     asked = loader_settings(config, SIZE, seed=3, global_batch=4, batch_size=2, needs=needs)
     assert asked.targets is read
+
+
+def test_a_set_of_its_own_for_validation_is_all_that_is_packed_beside_the_training_set(tmp_path):
+    """Though there is a folder that would be taken without it."""
+    for name in ("in/train", "in/val", "own"):
+        make_folder(tmp_path / name, 6)
+    config = LabelledDataConfig(
+        path=str(tmp_path / "in"), val_path=str(tmp_path / "own"), labels_per_class=None,
+        **COMMON | {"cache_dir": str(tmp_path / "cache")},
+    )  # fmt: skip
+    labelled_parts(config, seed=0, channels=3, needs="label")
+    packed = sorted(path.name.partition("-")[0] for path in (tmp_path / "cache").iterdir() if path.name[0] != ".")
+    assert packed == ["own", "train"]
+
+
+def test_images_are_counted_before_they_are_packed(shard_dir, tmp_path):
+    for name in ("train", "val"):
+        make_folder(tmp_path / "in" / name, 12)
+    (tmp_path / "list.csv").write_text("path\n" + "".join(f"in/train/cat/{n:04d}.jpg\n" for n in range(0, 12, 2)))
+    cache = COMMON | {"cache_dir": str(tmp_path / "cache"), "lanes": 1}
+    for path, images in ((shard_dir, 30), (tmp_path / "in", 18), (tmp_path / "list.csv", 4)):
+        assert num_listed(DataConfig(path=str(path), **cache)) == images, path
+    mixed = (MixConfig(path=str(shard_dir), weight=1.0),)
+    assert num_listed(DataConfig(path=str(tmp_path / "in"), mix=mixed, **cache)) == 48
+    assert num_listed(DataConfig(path="x", streaming_samples=9, **cache)) == 9
+    assert num_listed(DataConfig(path="builtin:digits", **cache)) == 1348
+    few = LabelledDataConfig(path=str(tmp_path / "in"), val_path=None, labels_per_class=None, **cache)
+    assert num_labelled(few, "label") == 12
+    assert num_labelled(dataclasses.replace(few, labels_per_class=3), "label") == 6
+    assert num_labelled(dataclasses.replace(few, path=str(shard_dir)), "label") == 30
+    assert num_labelled(dataclasses.replace(few, path=str(shard_dir), val_path="x"), "label") == 40
+    assert not (tmp_path / "cache").exists()

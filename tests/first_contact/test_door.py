@@ -211,3 +211,17 @@ def test_values_of_a_sweep_pass_with_m(answer):
     code, text = answer("pretrain -m seed=1,2 nope=1")
     assert code == 2
     assert "which -m asks for" not in text
+
+
+def test_a_failed_job_of_a_sweep_leaves_those_that_ran(tmp_path):
+    for job in "01":
+        (tmp_path / "sweep" / job / ".hydra").mkdir(parents=True)
+        (tmp_path / "sweep" / job / "pretrain.log").touch()
+    (tmp_path / "sweep" / "multirun.yaml").touch()
+    (tmp_path / "sweep" / "0" / "metrics.json").touch()
+    for job in "01":
+        door.leave_no_job(tmp_path / "sweep" / job, tmp_path / "sweep")
+    assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == ["0", "multirun.yaml"]
+    (tmp_path / "sweep" / "0" / "metrics.json").unlink()
+    door.leave_no_job(tmp_path / "sweep" / "0", tmp_path / "sweep")
+    assert list(tmp_path.iterdir()) == []

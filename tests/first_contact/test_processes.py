@@ -1,12 +1,15 @@
 """Real processes: how long an answer takes and what is imported for it, Ctrl-C while importing, garbage for scripts."""
 
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from commands import ROOT, call
+from commands import ROOT, call, environment
+from made_images import make_slopes
+from runs import CPU
 
 pytestmark = pytest.mark.slow
 HEAVY = {"torch", "torchvision", "lightning", "timm", "torchmetrics", "wandb", "deepspeed", "transformers", "PIL"}
@@ -80,6 +83,30 @@ def test_ctrl_c_at_a_script_is_one_line(tmp_path, script):
     assert done.returncode == 130
 
 
+def test_ctrl_c_at_once_ends_data_write_with_one_line(tmp_path):
+    script = str(ROOT / "scripts" / "make_shards.py")
+    for run, moment, line in (
+        ("run_module('data.write', run_name='__main__')", "numpy", "interrupted; an unfinished set goes on when"),
+        (f"run_path({script!r}, run_name='__main__')", "data", "make_shards: interrupted\n"),
+    ):
+        done = interrupted(run, moment, ["in", "out"], tmp_path)
+        assert done.stderr.startswith(line)
+        assert done.stderr.count("\n") == 1
+        assert done.returncode == 130
+
+
+def test_ctrl_c_ends_the_demo_with_one_line(tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--output", "out"]
+    unbuffered, pipe = environment(PYTHONUNBUFFERED="1"), subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, env=unbuffered, text=True, stdout=pipe, stderr=pipe) as demo:
+        assert demo.stdout is not None
+        while not (line := demo.stdout.readline()).startswith("$ python -m pretrain"):
+            assert line, "the demo ended"
+        demo.send_signal(signal.SIGINT)
+        assert demo.communicate(timeout=60)[1] == "demo: interrupted\n"
+    assert demo.returncode == 130
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -116,3 +143,16 @@ def test_scripts_answer_garbage(tmp_path, arguments, code, words):
     assert words in done.stderr
     assert done.returncode == code
     assert not (tmp_path / "out").exists()
+
+
+def test_no_run_shows_a_warning_that_a_user_can_do_nothing_about(tmp_path):
+    small = (*CPU, "trainer.max_epochs=1", "global_batch_size=16", "batch_size=16", "schedule.warmup_epochs=0")
+    small = (*small, f"data.path={make_slopes(tmp_path / 'images', 48, ('a', 'b'))}", "data.val_ratio=0.25")
+    small = (*small, f"data.cache_dir={tmp_path / 'cache'}")
+    model = ("model.embed_dim=16", "model.head_dim=8")
+    for command, more in (("pretrain", model), ("finetune", ("experiment=demo_ft", "ckpt=pretrain"))):
+        more = (*more, "data.labels_per_class=null") if command == "finetune" else more
+        done = call([sys.executable, "-m", command, *more, *small, f"output_dir={command}"], tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "encoder" in done.stdout + done.stderr
+        assert "Warning" not in done.stdout + done.stderr

@@ -50,6 +50,7 @@ def plain(node: Any) -> Any:
 
 @pytest.mark.parametrize("value", ABSURD.values(), ids=ABSURD)
 @pytest.mark.parametrize("root", ROOTS)
+@pytest.mark.slow
 def test_no_setting_takes_an_absurd_number(settings, root, value):
     places = list(numbers(settings[root]))
     assert len(places) > 30

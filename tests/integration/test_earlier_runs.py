@@ -43,6 +43,7 @@ def begun(tmp_path):
     return shutil.copytree(GOLDEN / "pretrain_run", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_an_earlier_version_is_continued(begun):
     """Its losses are those of the whole run under that version; fp32 sums differ a little between builds of torch."""
     before = ("optim.decay_attention=false", "allow_drift=[optim.decay_attention]")

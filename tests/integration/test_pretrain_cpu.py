@@ -15,6 +15,7 @@ import tifffile
 import torch
 import wandb
 import yaml
+from made_images import make_slopes
 from PIL import Image
 from runs import CPU, column
 from safetensors.torch import load_file
@@ -305,10 +306,15 @@ FITTING = ("model.embed_dim=16", "model.head_dim=8", "resolution=64", "trainer.m
     [
         ("experiment=swinv2_t_mim", "schedule.warmup_steps=30000"),
         ("experiment=swinv2_b_mim", "batch_size=512", "data.lanes=64", "schedule.milestones=[700]"),
+        ("experiment=demo", "global_batch_size=4100", "batch_size=128"),
+        ("experiment=demo", "global_batch_size=130", "batch_size=100"),
+        ("experiment=demo", "global_batch_size=64", "batch_size=32", "data.mix=[{path:FEW,weight:1}]"),
     ],
 )
 def test_a_recipe_for_millions_is_refused_once_by_a_few_images(tmp_path, images, cache, overrides):
     """With one line of overrides, with which it runs."""
+    few = make_slopes(tmp_path / "few", 20)
+    overrides = [text.replace("FEW", str(few)) for text in overrides]
     arguments = [*overrides, *FITTING, *CPU, f"data.path={images}", f"data.cache_dir={cache}"]
 
     def run(name, *more):
@@ -316,7 +322,9 @@ def test_a_recipe_for_millions_is_refused_once_by_a_few_images(tmp_path, images,
         (tmp_path / name).mkdir()
         return pretrain(config, tmp_path / name)
 
-    with pytest.raises(DataError, match=r"must not be larger than the training set, got \d+ for 144 images") as caught:
+    large, share = r"not (be )?larger than the training set, got .* for 144 images", r"few-\w+ has 1\d training images"
+    why = f"{large}|{share}, its share .* is 32"
+    with pytest.raises((DataError, ConfigError), match=why) as caught:
         run("refused")
     way = re.search(r"Add (global_batch_size=.*)\.$", str(caught.value))
     assert "val/recon_loss" in run("mended", *shlex.split(way[1]))
@@ -405,3 +413,17 @@ def test_unreachable_wandb_server_does_not_cost_the_run(tmp_path, run_pretrain, 
     run_pretrain(tmp_path / "run", "logger=wandb", "trainer.max_epochs=1")
     assert "cannot be used" in caplog.text
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*Total length of .list. across ranks is zero")  # silent at the door
+def test_pretraining_that_holds_nothing_out(tmp_path, run_pretrain, read_losses):
+    metrics = run_pretrain(tmp_path / "run", "data.val_ratio=0")
+    assert len(read_losses(tmp_path / "run")) == 10  # all 160 images in batches of 32, twice
+    assert "train/loss" in metrics
+    assert not any(name.startswith("val/") for name in metrics)
+    assert not (tmp_path / "run" / "reconstructions").exists()
+    assert io.find_newest(tmp_path / "run" / "checkpoints") == io.step_folder(tmp_path / "run" / "checkpoints", 10)
+    assert swinmim.load_encoder(tmp_path / "run").resolution == (32, 32)
+    longer = ("trainer.max_epochs=3", "resume=auto", "allow_drift=[trainer.max_epochs]")
+    run_pretrain(tmp_path / "run", "data.val_ratio=0", *longer)
+    assert len(read_losses(tmp_path / "run")) == 15

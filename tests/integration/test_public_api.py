@@ -10,6 +10,7 @@ import swinmim
 from pretrain.simmim import SimMIM
 
 
+@pytest.mark.slow
 def test_the_documented_calls(tmp_path):
     encoder = swinmim.create_encoder("swinv2_t", resolution=64, in_chans=3)
     images_BCHW = torch.randn(2, 3, 64, 64)

@@ -12,11 +12,10 @@ import sys
 from pathlib import Path
 
 import compile_cheaply
-import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
+from made_images import make_slopes
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
@@ -54,17 +53,7 @@ def cheap(monkeypatch):
 
 def sets(root: Path, channels: int) -> Path:
     """160 images of some channels in two classes, packed."""
-    rng = np.random.default_rng(0)
-    ramp = np.linspace(0, 1, 32)
-    for number in range(160):
-        low, high = rng.integers(0, 255, (2, channels))
-        slope = (ramp[:, None] if number % 2 else ramp[None]).repeat(32, axis=number % 2)[..., None]
-        pixels = (low + (high - low) * slope).astype(np.uint8)
-        folder = root / "in" / ("vertical" if number % 2 else "horizontal")
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / f"{number}.npy", pixels) if channels > 3 else Image.fromarray(pixels.squeeze()).save(
-            folder / f"{number}.png"
-        )
+    make_slopes(root / "in", 160, ("horizontal", "vertical"), channels)
     options = ["--channels", str(channels), "--resize", "none", "--workers", "1"]
     assert write(["make", str(root / "in"), str(root / "set"), *options]) == 0
     return root / "set"
@@ -216,17 +205,3 @@ def test_fine_tuning_with_inductor(tmp_path, run_finetune, read_losses, caplog):
     scratch = ("ckpt=null", "model=swinv2_demo", "model.embed_dim=16", "model.head_dim=8", "task=classify")
     options = (*SMALL, *scratch, "trainer.log_every_steps=1", "callbacks.checkpoint.every_steps=1")
     check_the_rest(run_finetune, tmp_path, options, caplog, read_losses, graphs=3, step=3)
-
-
-@pytest.mark.filterwarnings("ignore:.*Total length of .list. across ranks is zero")  # silent at the door
-def test_pretraining_that_holds_nothing_out(tmp_path, run_pretrain, read_losses):
-    metrics = run_pretrain(tmp_path / "run", "data.val_ratio=0")
-    assert len(read_losses(tmp_path / "run")) == 10  # all 160 images in batches of 32, twice
-    assert "train/loss" in metrics
-    assert not any(name.startswith("val/") for name in metrics)
-    assert not (tmp_path / "run" / "reconstructions").exists()
-    assert io.find_newest(tmp_path / "run" / "checkpoints") == io.step_folder(tmp_path / "run" / "checkpoints", 10)
-    assert swinmim.load_encoder(tmp_path / "run").resolution == (32, 32)
-    longer = ("trainer.max_epochs=3", "resume=auto", "allow_drift=[trainer.max_epochs]")
-    run_pretrain(tmp_path / "run", "data.val_ratio=0", *longer)
-    assert len(read_losses(tmp_path / "run")) == 15

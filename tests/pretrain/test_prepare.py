@@ -39,6 +39,7 @@ def test_equals_its_parts(images, target):
 
 @TARGETS
 @pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.slow
 def test_one_graph_without_a_break(images, target):
     step = partial(prepare_step, **OPTIONS, target=target)
     found = torch._dynamo.explain(step)(images, SEEDS, MEAN, STD)

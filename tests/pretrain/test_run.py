@@ -68,6 +68,7 @@ def test_a_decoder_of_another_shape_is_new(simmim, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("load_weights", [False, True])
+@pytest.mark.slow
 def test_ckpt_decides_the_architecture(tmp_path, load_weights, caplog):
     encoder = swinmim.create_encoder(
         "swinv2_t", resolution=64, window=2, embed_dim=32, depths=(1, 2, 1), head_dim=16, in_chans=5

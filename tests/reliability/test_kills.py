@@ -115,6 +115,7 @@ def test_kills_between_other_batches_workers_and_ranks_take_every_step_once(pret
     options = (*EVERY_STEP, "drop_path=0.0")
     whole, run, root = tmp_path / "whole", tmp_path / "run", tmp_path / "run" / "checkpoints"
     pretrain(whole, *options, samples=tmp_path / "all").succeed()
+    run.mkdir()  # which resume=auto needs where no launcher starts the command
     every, delivered, done = seen(tmp_path / "all"), {}, 0
     cases = [(1, 0, 8), (2, 1, 2), (1, 2, 1), (2, 0, 4), (1, 1, 2)]
     for number, (ranks, workers, size) in enumerate(cases):

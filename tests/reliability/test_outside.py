@@ -7,6 +7,7 @@ import sys
 import tarfile
 
 import pytest
+import torch
 from commands import ROOT, call, environment
 from runs import Run, step_of
 from servers import file_server
@@ -50,6 +51,25 @@ def settle(newest, text):
     change(newest / io.COMPLETE, files=files | {io.CONFIG: digest(newest / io.CONFIG)._asdict()})
 
 
+def vouch(newest):
+    """The marker's line of a state that was changed."""
+    files = json.loads((newest / io.COMPLETE).read_text())["files"]
+    change(newest / io.COMPLETE, files=files | {io.STATE: digest(newest / io.STATE)._asdict()})
+
+
+def garbage(newest):
+    (newest / io.STATE).write_bytes(b"garbage" * 100)
+    vouch(newest)
+
+
+def other_shapes(newest):
+    """The state of another model, whole and rightly marked."""
+    state = torch.load(newest / io.STATE, weights_only=True)
+    state["state_dict"] = {name: tensor.repeat(2) for name, tensor in state["state_dict"].items() if tensor.ndim == 1}
+    torch.save(state, newest / io.STATE)
+    vouch(newest)
+
+
 def empty(newest):
     """A state of no bytes that the marker vouches for."""
     (newest / io.STATE).unlink()
@@ -69,6 +89,8 @@ DAMAGES = {
     "nested settings": lambda newest: settle(newest, DEEP),
     "settings of a list": lambda newest: settle(newest, "[1]"),
     "a pipe for a state": empty,
+    "a state of garbage": garbage,
+    "a state of another model": other_shapes,
 }
 
 
@@ -80,9 +102,14 @@ def test_a_damaged_newest_checkpoint_hides_no_older_one(saved, start, tmp_path, 
     for step in range(1, 7):
         shutil.rmtree(io.step_folder(run / "checkpoints", step))
     DAMAGES[damage](newest)
+    if damage in ("a state of garbage", "a state of another model"):
+        named = start(tmp_path / "named", f"resume={newest}")
+        assert named.wait() == [4], named.text()
+        assert "Traceback" not in named.text()
     again = start(run, "resume=auto", "callbacks.checkpoint.keep_last=99")
     assert again.wait() == [0], again.text()
     assert "resume=auto: passed over step_00000008" in again.text()
+    assert ". Going on from step_00000007\n" in again.text()
     found, _ = io.newest(run / "checkpoints")
     assert step_of(found) == 8  # step 7 was continued
 

@@ -70,14 +70,21 @@ def make_folder(
     return root
 
 
-def make_slopes(root: Path, count: int, classes: Sequence[str] = ()) -> Path:
-    """Pictures of 32 px, coloured slopes from top to bottom and from left to right by turns, in a folder each."""
+def make_slopes(root: Path, count: int, classes: Sequence[str] = (), channels: int = 3) -> Path:
+    """Pictures of 32 px, coloured slopes from top to bottom and from left to right by turns, in a folder each.
+
+    Those of other than 1 or 3 channels are .npy.
+    """
     rng = np.random.default_rng(0)
     ramp = np.linspace(0, 1, 32)
     for index in range(count):
-        low, high = rng.integers(0, 255, (2, 3))
+        low, high = rng.integers(0, 255, (2, channels))
         slope = (ramp[:, None] if index % 2 else ramp[None]).repeat(32, axis=index % 2)[..., None]
         folder = root / classes[index % 2] if classes else root
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((low + (high - low) * slope).astype(np.uint8)).save(folder / f"{index:03d}.png")
+        pixels = (low + (high - low) * slope).astype(np.uint8)
+        if channels in (1, 3):
+            Image.fromarray(pixels.squeeze()).save(folder / f"{index:03d}.png")
+        else:
+            np.save(folder / f"{index:03d}.npy", pixels)
     return root

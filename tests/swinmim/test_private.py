@@ -176,6 +176,7 @@ def test_the_universal_form_is_a_setting_of_deepspeed(monkeypatch):
     assert config.load_universal_checkpoint is True
 
 
+@pytest.mark.slow
 def test_a_log_on_this_machine_loads_no_client_of_a_server(tmp_path):
     code = (
         "import sys; from swinmim import private; from lightning.pytorch.loggers import CSVLogger;"

@@ -63,6 +63,7 @@ class Encoded:
 
     shape, full_shape: (height, width) as stored, and upright before it was shrunk.
     target: the bytes of the member beside it; empty where there is none.
+    pages: of the source, of which the first is stored.
     """
 
     data: bytes
@@ -71,6 +72,7 @@ class Encoded:
     shape: tuple[int, int]
     full_shape: tuple[int, int]
     target: bytes = b""
+    pages: int = 1
 
 
 Outcome = Encoded | str
@@ -88,15 +90,16 @@ def encode(data: bytes, options: EncodeOptions) -> Encoded:
     Raises:
         DecodeError: with the reason.
     """
+    header = tiff_header(data) if is_tiff(data) else None
     try:
-        return _encoded(data, options)
+        return _encoded(data, options, 1 if header is None else header.pages)
     except DecodeError as error:
-        if not is_tiff(data) or "damaged" in str(error):
+        if header is None:
             raise
-        raise DecodeError(f"{error}: {tiff_header(data)}") from error  # pages, bands and sides are easily mistaken
+        raise DecodeError(f"{error}: {header}") from error  # pages, bands and sides are easily mistaken
 
 
-def _encoded(data: bytes, options: EncodeOptions) -> Encoded:
+def _encoded(data: bytes, options: EncodeOptions, pages: int) -> Encoded:
     if len(data) > MAX_BYTES:
         raise DecodeError(f"{len(data)} bytes exceed the limit of {MAX_BYTES} for one image")
     if options.channels not in (1, 3) or options.bits == 16:
@@ -113,7 +116,7 @@ def _encoded(data: bytes, options: EncodeOptions) -> Encoded:
         data = _compress(image, suffix, options.quality)
     else:
         data = _STRIPPED[suffix](data)
-    return Encoded(data, suffix, moments(image), (image.height, image.width), full_shape)
+    return Encoded(data, suffix, moments(image), (image.height, image.width), full_shape, pages=pages)
 
 
 _STRIPPED = {"jpg": stripped_jpeg, "png": stripped_png, "webp": stripped_webp}

@@ -8,6 +8,7 @@ column, background first.
 
 import io
 import json
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, overload
@@ -62,21 +63,28 @@ Target = NDArray[np.bool_] | NDArray[np.float32] | NDArray[np.uint8] | Boxes
 
 
 @overload
-def decode_target(kind: Literal["labels"], data: bytes, classes: int) -> NDArray[np.bool_]: ...
+def decode_target(
+    kind: Literal["labels"], data: bytes, classes: int, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.bool_]: ...
 @overload
-def decode_target(kind: Literal["value"], data: bytes, classes: int) -> NDArray[np.float32]: ...
+def decode_target(
+    kind: Literal["value"], data: bytes, classes: int, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.float32]: ...
 @overload
-def decode_target(kind: Literal["mask"], data: bytes, classes: int) -> NDArray[np.uint8]: ...
+def decode_target(
+    kind: Literal["mask"], data: bytes, classes: int, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]: ...
 @overload
-def decode_target(kind: Literal["boxes"], data: bytes, classes: int) -> Boxes: ...
+def decode_target(kind: Literal["boxes"], data: bytes, classes: int, max_pixels: int = MAX_PIXELS) -> Boxes: ...
 @overload
-def decode_target(kind: TargetKind, data: bytes, classes: int) -> Target: ...
-def decode_target(kind: TargetKind, data: bytes, classes: int) -> Target:
+def decode_target(kind: TargetKind, data: bytes, classes: int, max_pixels: int = MAX_PIXELS) -> Target: ...
+def decode_target(kind: TargetKind, data: bytes, classes: int, max_pixels: int = MAX_PIXELS) -> Target:
     """The target in a member of a tar.
 
     Args:
         kind, data: the member.
         classes: how many names the set has: of labels, of columns of values, of classes.
+        max_pixels: of a mask, and of all those of an image together.
 
     Returns:
         labels: bool (classes,); value: float32 (classes,); mask: uint8 (H, W), a class or `IGNORED`; boxes: `Boxes`.
@@ -90,9 +98,9 @@ def decode_target(kind: TargetKind, data: bytes, classes: int) -> Target:
         case "value":
             return _values(_parsed(data), classes)
         case "mask":
-            return _mask(data, classes)
+            return _mask(data, classes, max_pixels)
         case "boxes":
-            return _boxes(_parsed(data), classes)
+            return _boxes(_parsed(data), classes, max_pixels)
 
 
 def encode_target(kind: TargetKind, target: Target, classes: int) -> bytes:
@@ -115,8 +123,14 @@ def encode_target(kind: TargetKind, target: Target, classes: int) -> bytes:
         case _:
             form = f"{target.dtype} {target.shape}" if isinstance(target, np.ndarray) else type(target).__name__
             raise DecodeError(f"{form} is no target of the kind {kind} with {classes} classes")
-    decode_target(kind, data, classes)
+    pixels = target.masks if isinstance(target, Boxes) else target
+    decode_target(kind, data, classes, _limit(() if pixels is None else pixels.shape[-2:]))
     return data
+
+
+def _limit(shape: tuple[int, ...]) -> int:
+    """Pixels of a mask beside an image of this shape, which may have been allowed more than others."""
+    return max(MAX_PIXELS, math.prod(shape))
 
 
 def _json(value: object) -> bytes:
@@ -191,10 +205,10 @@ def _floats(numbers: list[Any]) -> NDArray[np.float32]:
     return np.array([float(number) for number in numbers], np.float32)
 
 
-def _mask(data: bytes, classes: int) -> NDArray[np.uint8]:
+def _mask(data: bytes, classes: int, max_pixels: int) -> NDArray[np.uint8]:
     if not is_png(data):
         raise DecodeError("a mask must be a PNG")
-    image = read_header(data)
+    image = read_header(data, max_pixels)
     if image.mode != "L" or data[24:26] != b"\x08\x00":
         raise DecodeError(f"a mask must be a grey PNG of 8 bits, got {image.mode} of {data[24]}")
     with parsing("damaged pixels"):
@@ -205,7 +219,7 @@ def _mask(data: bytes, classes: int) -> NDArray[np.uint8]:
     return pixels
 
 
-def _boxes(value: object, classes: int) -> Boxes:
+def _boxes(value: object, classes: int, max_pixels: int) -> Boxes:
     if not isinstance(value, dict) or not {"boxes", "labels"} <= set(value) <= {"boxes", "labels", "crowd", "masks"}:
         raise DecodeError("boxes must hold boxes and labels, and at most crowd and masks")
     rows, labels = value["boxes"], _whole(value["labels"], "labels", 0, classes)
@@ -219,19 +233,19 @@ def _boxes(value: object, classes: int) -> Boxes:
     boxes = _floats([number for row in rows for number in row]).reshape(-1, 4)
     if (np.abs(boxes) > _MAX_PLACE).any() or (boxes[:, 2:] <= 0).any():
         raise DecodeError(f"boxes must have a width and height above 0, and lie within {_MAX_PLACE} pixels")
-    masks = _masks(value["masks"], len(rows)) if "masks" in value else None
+    masks = _masks(value["masks"], len(rows), max_pixels) if "masks" in value else None
     return Boxes(boxes, np.array(labels, np.int64), np.array(crowd, np.bool_), masks)
 
 
-def _masks(value: object, number: int) -> NDArray[np.bool_]:
+def _masks(value: object, number: int, max_pixels: int) -> NDArray[np.bool_]:
     if not isinstance(value, dict) or set(value) != {"size", "counts"}:
         raise DecodeError("masks must hold size and counts")
     size, counts = _whole(value["size"], "the size of masks", 1, _MAX_PLACE), value["counts"]
     if len(size) != 2 or not isinstance(counts, list) or len(counts) != number:
         raise DecodeError(f"masks must have a height, a width and runs for each of {number} boxes")
     area = size[0] * size[1]
-    if area * number > MAX_PIXELS:
-        raise DecodeError(f"{number} masks of {size[0]}x{size[1]} exceed {MAX_PIXELS} pixels")
+    if area * number > max_pixels:
+        raise DecodeError(f"{number} masks of {size[0]}x{size[1]} exceed {max_pixels} pixels")
     masks = np.empty((number, *size), np.bool_)
     for mask, runs in zip(masks, counts, strict=True):
         lengths = _whole(runs, "the runs of a mask", 0, area + 1)
@@ -247,7 +261,7 @@ def checked_target(kind: TargetKind, data: bytes, classes: int, shape: tuple[int
     Raises:
         DecodeError: it is malformed, or of another size than the image.
     """
-    target = decode_target(kind, data, classes)
+    target = decode_target(kind, data, classes, _limit(shape))
     pixels = target.masks if isinstance(target, Boxes) else target if kind == "mask" else None
     if pixels is not None and pixels.shape[-2:] != shape:
         (height, width), (high, wide) = pixels.shape[-2:], shape

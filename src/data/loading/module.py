@@ -22,7 +22,7 @@ from data.loading.views import View
 from data.order.epoch import BLOCK_SHARDS, accumulation, epoch_batches
 from data.order.epoch import VERSION as ORDER_VERSION
 from data.order.hashing import Ints, key
-from data.shards.set import SampleSet
+from data.shards.set import SampleSet, larger_than_set
 from data.shards.streamed import StreamSet
 from swinmim.distributed import launch, local_rank, rank, world_size
 from swinmim.errors import ConfigError, DataError, TooFewImages
@@ -52,7 +52,7 @@ class RunData(LightningDataModule):
 
     Raises:
         ConfigError: lanes that do not divide the global batch.
-        TooFewImages: the global batch is larger than the set.
+        TooFewImages: the set does not give a global batch.
     """
 
     def __init__(self, train: SampleSet | StreamSet, num_train: int, num_val: int, settings: LoaderSettings) -> None:
@@ -65,13 +65,18 @@ class RunData(LightningDataModule):
                 f"data.lanes must divide global_batch_size, got {settings.lanes} for {settings.global_batch}. Add"
                 f" data.lanes={math.gcd(settings.lanes, settings.global_batch)}."
             )
-        if settings.global_batch > num_train:
-            raise TooFewImages(
-                f"A global batch must not be larger than the training set, got {settings.global_batch} for"
-                f" {num_train} images in {train.path}.",
-                num_train,
-                settings.lanes,
-            )
+        if short := self._shortage(settings.global_batch, settings.lanes):
+            raise TooFewImages(short, num_train, self._fits)
+
+    def _shortage(self, global_batch: int, lanes: int) -> str | None:
+        """Why the set does not give a global batch; None where it does."""
+        raise NotImplementedError
+
+    def _fits(self, global_batch: int, lanes: int) -> bool:
+        try:
+            return self._shortage(global_batch, lanes) is None
+        except ConfigError:  # one of a mixture has no share of it
+            return False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -135,15 +140,13 @@ class ShardData(RunData):
 
     Raises:
         ConfigError: lanes that do not divide the global batch.
-        TooFewImages: the global batch is larger than the set.
-        DataError: a mixed set smaller than its share of it.
+        TooFewImages: the global batch is larger than the set, or a mixed set smaller than its share of it.
     """
 
     def __init__(self, train: Part, val: Part, train_view: View, eval_view: View, settings: LoaderSettings) -> None:
-        train_indices, val_indices = train.sorted_indices(), val.sorted_indices()
-        super().__init__(train.shards, len(train_indices), len(val_indices), settings)
-        self.train, self.train_indices, self.train_view = train.shards, train_indices, train_view
-        self.val, self.val_indices, self.eval_view = val.shards, val_indices, eval_view
+        self.train, self.train_indices, self.train_view = train.shards, train.sorted_indices(), train_view
+        self.val, self.val_indices, self.eval_view = val.shards, val.sorted_indices(), eval_view
+        super().__init__(train.shards, len(self.train_indices), len(self.val_indices), settings)
         self._order = self.train.order(
             self.train_indices,
             settings.global_batch,
@@ -153,6 +156,9 @@ class ShardData(RunData):
         )
         self._sampler: TrainSampler | None = None
         self._resumed: tuple[int, int] | None = None  # (epoch, global batches done in it), until the loops know it too
+
+    def _shortage(self, global_batch: int, lanes: int) -> str | None:
+        return self.train.shortage(self.train_indices, global_batch, lanes)
 
     def train_dataloader(self) -> BatchLoader:
         """Micro-batches of this rank."""
@@ -248,8 +254,11 @@ class StreamData(RunData):
     """
 
     def __init__(self, train: StreamSet, view: View, settings: LoaderSettings) -> None:
-        super().__init__(train, len(train), 0, settings)
         self.train, self.view = train, view
+        super().__init__(train, len(train), 0, settings)
+
+    def _shortage(self, global_batch: int, lanes: int) -> str | None:
+        return larger_than_set(global_batch, len(self.train), self.train.path)
 
     def train_dataloader(self) -> StreamLoader:
         step = 0

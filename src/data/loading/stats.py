@@ -11,6 +11,22 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Stats = tuple[tuple[float, ...], tuple[float, ...]]
 
 
+def check_stats(config: DataConfig, channels: int) -> None:
+    """Whether `data.stats` is of so many channels, those of the network and of its set, before any image is packed.
+
+    Raises:
+        ConfigError: they are of another number.
+    """
+    match config.stats:
+        case "imagenet" if channels != 3:
+            raise ConfigError(f"data.stats=imagenet has 3 channels, the set has {channels}. Add data.stats=auto.")
+        case (mean, _) if len(mean) != channels:
+            raise ConfigError(
+                f"data.stats lists {len(mean)} channels, the set has {channels}. List one mean and one deviation for"
+                " each, or add data.stats=auto."
+            )
+
+
 def resolve_stats(config: DataConfig, shards: SampleSet | StreamSet, encoder_stats: Stats | None = None) -> Stats:
     """Per-channel mean and standard deviation in 0..1 units.
 
@@ -22,19 +38,11 @@ def resolve_stats(config: DataConfig, shards: SampleSet | StreamSet, encoder_sta
     Raises:
         ConfigError: the statistics asked for are of another number of channels.
     """
+    check_stats(config, shards.channels)
     match config.stats:
         case "imagenet":
-            if shards.channels != 3:
-                raise ConfigError(
-                    f"data.stats=imagenet has 3 channels, the set has {shards.channels}. Add data.stats=auto."
-                )
             return IMAGENET_MEAN, IMAGENET_STD
         case "auto":
             return encoder_stats or (tuple(shards.mean), tuple(shards.std))
         case (mean, std):
-            if len(mean) != shards.channels:
-                raise ConfigError(
-                    f"data.stats lists {len(mean)} channels, the set has {shards.channels}. List one mean and one"
-                    " deviation for each, or add data.stats=auto."
-                )
             return mean, std

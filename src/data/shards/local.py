@@ -19,7 +19,7 @@ from data.order.hashing import Ints
 from data.shards.archive import BLOCK
 from data.shards.manifest import Manifest, read_manifest
 from data.shards.rows import read_indices
-from data.shards.set import Record
+from data.shards.set import Record, larger_than_set
 from swinmim.errors import DataError
 
 
@@ -75,6 +75,9 @@ class ShardSet:
 
     def sizes_of(self, indices: Ints) -> Ints:
         return np.diff(np.searchsorted(indices, np.concatenate(([0], self._ends))))
+
+    def shortage(self, indices: Ints, global_batch: int, lanes: int = 1) -> str | None:
+        return larger_than_set(global_batch, len(indices), self.path)
 
     def order(self, indices: Ints, global_batch: int, batches: int, seed: int, *, lanes: int = 1) -> EpochOrders:
         return EpochOrders(self.sizes_of(indices), global_batch, seed, lanes=lanes)

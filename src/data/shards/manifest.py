@@ -103,7 +103,7 @@ class Manifest:
 
 
 def is_shard_set(path: Path) -> bool:
-    return (path / MANIFEST).is_file()
+    return (path / MANIFEST).exists()  # of any kind: one that is no file is refused by its name, not passed over
 
 
 def read_manifest(path: Path) -> tuple[bytes, Manifest]:

@@ -86,16 +86,21 @@ class MixedSet:
             )
         return [int(count) * lanes for count in counts]
 
-    def order(self, indices: Ints, global_batch: int, batches: int, seed: int, *, lanes: int = 1) -> MixedOrder:
-        counts, sizes = self.counts(global_batch, lanes), self._sizes_of_sets(indices)
-        for part, held, share in zip(self.sets, sizes, counts, strict=True):
-            if held.sum() < share:
-                raise DataError(
-                    f"A mixed set must hold at least its share of a global batch: {part.path} has {held.sum()}"
-                    f" training images, its share of global_batch_size={global_batch} is {share}. Give it a lower"
-                    " weight against the others (data.mix), or take a smaller global_batch_size."
+    def shortage(self, indices: Ints, global_batch: int, lanes: int = 1) -> str | None:
+        cuts, counts = np.searchsorted(indices, self._bounds), self.counts(global_batch, lanes)
+        for part, held, share in zip(self.sets, np.diff(cuts).tolist(), counts, strict=True):
+            if held < share:
+                return (
+                    f"A mixed set must hold at least its share of a global batch: {part.path} has {held} training"
+                    f" images, its share of global_batch_size={global_batch} is {share}. A lower weight against the"
+                    " others (data.mix) makes that less."
                 )
-        return MixedOrder(sizes, counts, batches, seed, lanes=lanes)
+        return None
+
+    def order(self, indices: Ints, global_batch: int, batches: int, seed: int, *, lanes: int = 1) -> MixedOrder:
+        if short := self.shortage(indices, global_batch, lanes):
+            raise DataError(short)
+        return MixedOrder(self._sizes_of_sets(indices), self.counts(global_batch, lanes), batches, seed, lanes=lanes)
 
     def prepare(self, indices: Ints) -> None:
         owner = np.searchsorted(self._bounds, indices, "right") - 1

@@ -38,6 +38,13 @@ class BatchOrder(Protocol):
         ...
 
 
+def larger_than_set(global_batch: int, images: int, path: Path) -> str | None:
+    """What to say where a global batch takes more than a whole set; else None."""
+    if global_batch <= images:
+        return None
+    return f"A global batch must not be larger than the training set, got {global_batch} for {images} images in {path}."
+
+
 class SampleSet(Protocol):
     """A set whose samples are read by index. Safe to send to a worker process.
 
@@ -84,6 +91,10 @@ class SampleSet(Protocol):
 
     def sizes_of(self, indices: Ints) -> Ints:
         """How many of these sorted sample indices lie in each shard; int64 (shards,)."""
+        ...
+
+    def shortage(self, indices: Ints, global_batch: int, lanes: int = 1) -> str | None:
+        """Why these samples do not give a global batch; None where they do."""
         ...
 
     def order(self, indices: Ints, global_batch: int, batches: int, seed: int, *, lanes: int = 1) -> BatchOrder:

@@ -27,6 +27,9 @@ class StreamSet:
         path: directory or pattern, see `find_shards`.
         samples: images that count as an epoch.
         allow_insecure: see `find_shards`.
+        max_pixels: of an image.
+        measured: from how many images to take mean and deviation; 1 where these are not used, to find out whether there
+            is one.
 
     Raises:
         DataError: no shards, or no readable image among the first.
@@ -37,20 +40,28 @@ class StreamSet:
     channels = 3
     bits: Bits = 8
 
-    def __init__(self, path: str, samples: int, *, allow_insecure: bool = False, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(
+        self,
+        path: str,
+        samples: int,
+        *,
+        allow_insecure: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        measured: int = _MEASURED,
+    ) -> None:
         self.urls = find_shards(path, allow_insecure=allow_insecure)
         self.path, self.samples, self.allow_insecure = Path(path), samples, allow_insecure
         self.fingerprint = f"streaming {path}"
         self.fork_safe = not any(is_url(url) for url in self.urls)
         if is_main():
             log.warning("data.streaming_samples: images come in random order with repetition; no resume will be exact")
-        self.mean, self.std = self._measure(max_pixels)
+        self.mean, self.std = self._measure(max_pixels, measured)
 
     def __len__(self) -> int:
         return self.samples
 
-    def _measure(self, max_pixels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and deviation of the first images."""
+    def _measure(self, max_pixels: int, measured: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of the first images that can be read."""
         tars, bad, undecodable = ForeignTars(allow_insecure=self.allow_insecure), [], []
 
         def images() -> Iterator[Sample]:
@@ -70,7 +81,7 @@ class StreamSet:
                 except DecodeError as error:
                     undecodable.append(str(error))
 
-        found = statistics(map(moments, readable()), self.bits)
+        found = statistics(map(moments, itertools.islice(readable(), measured)), self.bits)
         if found is None and undecodable:
             raise DataError(
                 f"Streaming reads colour images of 8 bits; none of the first images of {self.path} is one"

@@ -2,15 +2,17 @@
 
 import csv
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data.codecs.targets import IGNORED, TargetKind
 from data.sources.annotated.pairs import CLASSES, paired
 from data.sources.labels import label_targets, label_text, label_texts, number_labels
-from data.sources.source import FileSource, Item
+from data.sources.masks import masks_among, read_head
+from data.sources.source import FileSource, Item, not_an_image
 from swinmim.errors import DataError
+from swinmim.outside import one_line
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -38,6 +40,17 @@ def _path(value: object, place: str) -> str:
     if isinstance(value, str) and value.strip() and "\0" not in value:
         return value
     return f"{place}: no path" if value in (None, "") else f"{place}: no path but {value!r:.60}"
+
+
+def _named_images(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> list[str]:
+    """A warning for each column beside `path` that names images, masks perhaps: they are not read."""
+    others = [name for name in columns if name not in ("path", "label", "labels", "mask")]
+    named = [name for name in others if _is_image(rows[0].get(name), path.parent)]
+    return [one_line(f"warning: the column {name} of {path.name} names images, which are not read") for name in named]
+
+
+def _is_image(value: object, root: Path) -> bool:
+    return isinstance(value, str) and "\0" not in value and not_an_image(value) is None and (root / value).is_file()
 
 
 def read_list(path: Path, ignore_index: int = IGNORED) -> FileSource:
@@ -85,6 +98,9 @@ def read_list(path: Path, ignore_index: int = IGNORED) -> FileSource:
         notes = [] if classes else [f"{path.name} has {held}"]
     if twice := len(set(zip(names, labels, targets, strict=True))) - len(set(names)):
         notes.append(f"warning: {twice:,} files are listed with different labels")
+    notes += _named_images(rows, columns, path)
+    if told := masks_among(names, lambda name: read_head(path.parent / name)):
+        notes.append(f"{told[0]}; take their rows out")
     items, missing = [], 0
     for name, label, target in zip(names, labels, targets, strict=True):
         file = path.parent / name

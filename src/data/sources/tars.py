@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from data.codecs.formats import is_image_head
 from data.codecs.targets import MEMBERS, TargetKind
 from data.shards.archive import Member, members
 from data.shards.manifest import Manifest, read_manifest
+from data.sources import masks
 from data.sources.keys import Keyed, by_key
 from data.sources.labels import number_labels
-from data.sources.source import Item, Source, is_hidden, not_an_image, read_bounded
+from data.sources.source import NO_EXTENSION, Item, Source, is_hidden, not_an_image, read_bounded
 from data.sources.tar_targets import class_names, read_target, shared_kind
 from swinmim.errors import DataError
 from swinmim.outside import Unreadable, one_line, open_regular
@@ -85,13 +87,33 @@ def _by_place(tar: _Tar, skipped: list[tuple[str, str]]) -> list[_Found]:
         raise DataError(f"{tar.path} holds {one_line(twice)} twice. Remove one of them.")
     own = bool(names) and all(Path(name).name.startswith(tar.path.stem + "_") for _, name in names)
     found = []
-    for inner, member in tar.members:
-        if (reason := not_an_image(member.name)) is None:
-            label = inner or (tar.path.stem if own else Path(member.name).parent.name or None)
-            found.append(_Found(tar.shown(inner, member), tar.number, member, label))
-        elif not member.name.endswith((".json", ".txt")):
-            skipped.append((tar.shown(inner, member), reason))
+    with tar.path.open("rb") as file:
+        for inner, member in tar.members:
+            reason = not_an_image(member.name)
+            if reason == NO_EXTENSION and is_image_head(_head(file, member)):
+                reason = None
+            if reason is None:
+                label = inner or (tar.path.stem if own else Path(member.name).parent.name or None)
+                found.append(_Found(tar.shown(inner, member), tar.number, member, label))
+            elif not member.name.endswith((".json", ".txt")):
+                skipped.append((tar.shown(inner, member), reason))
     return found
+
+
+def _head(file: BinaryIO, member: Member) -> bytes:
+    return os.pread(file.fileno(), min(member.size, masks.HEAD), member.offset)
+
+
+def _masks(tars: Sequence[_Tar], found: Sequence[_Found]) -> str | None:
+    """A warning where the images of folders in tars are pictures and their label masks."""
+    members = {entry.name: entry for entry in found}
+
+    def head(name: str) -> bytes:
+        with tars[members[name].tar].path.open("rb") as file:
+            return _head(file, members[name].member)
+
+    told = masks.masks_among(list(members), head)
+    return f"{told[0]}; leave them out of the tar" if told else None
 
 
 def _samples(tar: _Tar, parts: Collection[str]) -> Iterator[tuple[str | None, Keyed]]:
@@ -198,6 +220,8 @@ def read_tars(paths: Sequence[Path]) -> TarSource:
         classes, labels = number_labels(texts, where, manifest.classes if manifest else (), gaps=True)
         if bare := texts.count(None):
             notes.append(f"warning: {bare:,} of {len(texts):,} samples have no .cls")
+    elif of_masks := _masks(tars, found):
+        notes.append(of_masks)
     elif None not in texts and len(set(texts)) > 1:
         classes = tuple(sorted({text for text in texts if text is not None}))
         number_of = {name: n for n, name in enumerate(classes)}

@@ -6,12 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from data.codecs.targets import IGNORED, MEMBERS
-from data.write.plan import WriteOptions
-from swinmim.errors import DataError, UserError
+from swinmim.errors import INTERRUPTED, DataError, UserError
 from swinmim.outside import printable
-
-_DEFAULTS = WriteOptions(max_bad_ratio=0.01)
 
 
 def _number(text: str) -> int | None:
@@ -19,8 +15,14 @@ def _number(text: str) -> int | None:
 
 
 def _add_make(parser: argparse.ArgumentParser) -> None:
+    from data.codecs.targets import IGNORED
+    from data.write.plan import WriteOptions
+
+    defaults = WriteOptions(max_bad_ratio=0.01)
+    parser.set_defaults(max_bad_ratio=defaults.max_bad_ratio)
+
     def add(name: str, text: str, theirs: str = "", **kind: Any) -> None:
-        default = getattr(_DEFAULTS, name.replace("-", "_"))
+        default = getattr(defaults, name.replace("-", "_"))
         parser.add_argument(f"--{name}", help=f"{text} (default {default}{theirs})", **kind)
 
     parser.add_argument("source", help="folder of images (first-level folders are classes, or images and masks), list"
@@ -59,11 +61,12 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from data.codecs.targets import MEMBERS
+
     parser = argparse.ArgumentParser(prog="python -m data.write", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     made = "write a shard set (the default: SOURCE DEST is enough)"
     make = commands.add_parser("make", help=made, argument_default=argparse.SUPPRESS)  # WriteOptions has the defaults
-    make.set_defaults(max_bad_ratio=_DEFAULTS.max_bad_ratio)
     _add_make(make)
     index = commands.add_parser("index", help="make a directory of WebDataset tars addressable")
     index.add_argument("path")
@@ -74,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("verify", help="compare every byte with the manifest")
     check.add_argument("path")
     check.add_argument("--images", action="store_true", help="decode every image too")
+    check.add_argument("--max-pixels", type=int, help="of an image, as it was given when the set was written")
     info = commands.add_parser("info", help="describe a shard set")
     info.add_argument("path")
     info.add_argument("--sheet", metavar="PNG", help="draw some of its images into this file")
@@ -94,9 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] not in ("make", "index", "verify", "info", "leaks", "-h", "--help"):
         given.insert(0, "make")
-    parsed = _parser().parse_args(given)
-    try:
-        from data.write.commands import COMMANDS  # in here: to be told how to call it, nobody waits for libraries
+    try:  # imports too: Ctrl-C may come at once
+        parsed = _parser().parse_args(given)
+        from data.write.commands import COMMANDS  # to be told how to call it, nobody waits for these libraries
 
         return COMMANDS[parsed.command](parsed)
     except UserError as error:
@@ -110,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DataError.exit_code
     except KeyboardInterrupt:
         _complain("interrupted; an unfinished set goes on when the same command is given again")
-        return 130
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+from data.codecs.decode import MAX_PIXELS
 from data.shards.local import ShardSet
 from data.sources.find import find_source
 from data.sources.source import Source
@@ -67,7 +68,7 @@ def _index(given: argparse.Namespace) -> int:
 
 def _verify(given: argparse.Namespace) -> int:
     with progress_bar("verifying") as progress:
-        problems = verify(given.path, images=given.images, progress=progress)
+        problems = verify(given.path, images=given.images, max_pixels=given.max_pixels or MAX_PIXELS, progress=progress)
     _say("\n".join(map(one_line, problems)) or f"{given.path} is whole")
     return 3 if problems else 0
 

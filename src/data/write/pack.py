@@ -71,6 +71,24 @@ def _cache_name(source: FileSource, options: WriteOptions) -> str:
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
+def listed(
+    folder: str | Path,
+    classes: tuple[str, ...] | None = None,
+    needs: Needs = "nothing",
+    ignore_index: int = IGNORED,
+) -> FileSource:
+    """What `pack` would pack; arguments as there. Raises DataError: path missing, no images, or other classes."""
+    is_list = Path(folder).suffix.lower() in SUFFIXES and Path(folder).is_file()
+    if is_list:
+        return read_list(Path(folder), ignore_index)
+    if Path(folder).is_file():
+        raise DataError(
+            f"data.path is a folder of images, a list ({', '.join(SUFFIXES)}) or a shard set, got the file {folder}. "
+            f"Tars are written first: python -m data.write {shell_quoted(folder)} SHARDS, then data.path=SHARDS."
+        )
+    return read_annotated(Path(folder), needs, classes, ignore_index) or read_folder(folder, classes)
+
+
 def pack(
     folder: str | Path,
     cache_dir: str | Path,
@@ -89,17 +107,7 @@ def pack(
         DataError: path missing, no images, nothing usable, or classes that differ from `classes`.
     """
     options = options or WriteOptions()
-    is_list = Path(folder).suffix.lower() in SUFFIXES and Path(folder).is_file()
-    if not is_list and Path(folder).is_file():
-        raise DataError(
-            f"data.path is a folder of images, a list ({', '.join(SUFFIXES)}) or a shard set, got the file {folder}. "
-            f"Tars are written first: python -m data.write {shell_quoted(folder)} SHARDS, then data.path=SHARDS."
-        )
-    source: FileSource
-    if is_list:
-        source = read_list(Path(folder), ignore_index)
-    else:
-        source = read_annotated(Path(folder), needs, classes, ignore_index) or read_folder(folder, classes)
+    source = listed(folder, classes, needs, ignore_index)
     dest = Path(cache_dir) / _cache_name(source, options)
     if options.channels not in (1, 3) and not is_shard_set(dest):
         _say(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,15 @@ from swinmim.outside import read_json
 
 @dataclass
 class Part:
-    """What is known of a finished shard: its line of the manifest, sums of its pixels, and files left out."""
+    """What is known of a finished shard: its line of the manifest, sums of its pixels, files left out, and those of
+    several pages, of which it holds the first."""
 
     shard: Shard
     pixels: int
     total: Sequence[int]
     squares: Sequence[int]
     bad: list[tuple[str, str]]
+    paged: list[str] = field(default_factory=list)
 
 
 def _note(dest: Path, number: int) -> Path:
@@ -68,6 +70,7 @@ def write_part(
     partial = dest / (name + ".partial")
     found: list[Moments] = []
     bad: list[tuple[str, str]] = []
+    paged: list[str] = []
     rows: list[tuple[int, ...]] = []
     with TarWriter(partial) as tar:
         for place, position in enumerate(positions):
@@ -84,11 +87,12 @@ def write_part(
                     row += (tar.add(f"{key}.{MEMBERS[source.target]}", done.target), len(done.target))
                 rows.append(row)
                 found.append(done.moments)
+                paged += [item.name] * (done.pages > 1)
         sha256 = tar.close()
     partial.rename(dest / name)
     index = index_bytes(rows, TARGET_VERSION if source.target else VERSION)
     shard = Shard(name, len(rows), tar.size, sha256, hashlib.sha256(index).hexdigest())
     write_file(dest / shard.index_name, index)
-    part = Part(shard, *summed(found), bad)
+    part = Part(shard, *summed(found), bad, paged)
     write_file(_note(dest, number), json.dumps(asdict(part)).encode())
     return part

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from data.codecs.bands import Pixels
-from data.codecs.decode import DecodeError, decode
+from data.codecs.decode import MAX_PIXELS, DecodeError, decode
 from data.codecs.targets import checked_target, decode_target
 from data.order.hashing import permutation
 from data.shards.archive import file_sha256
@@ -17,9 +17,16 @@ from data.shards.manifest import read_manifest
 from swinmim.errors import DataError
 
 
-def verify(path: str | Path, *, images: bool = False, progress: Callable[[int, int], None] | None = None) -> list[str]:
+def verify(
+    path: str | Path,
+    *,
+    images: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
     """Compare the sha256 of every shard with the manifest; with `images`, decode every image and target too.
 
+    `max_pixels` is the limit of an image; what a manifest says of it is not relied upon, as it is others' data.
     `progress` is called with (steps done, steps in all). Returns the problems, named; empty when the set is whole.
     Raises DataError where there is no readable manifest.
     """
@@ -42,7 +49,7 @@ def verify(path: str | Path, *, images: bool = False, progress: Callable[[int, i
         for index in range(len(opened)):
             record = opened.read(index)
             try:
-                pixels = decode(record.data, opened.channels, bits=opened.bits)
+                pixels = decode(record.data, opened.channels, bits=opened.bits, max_pixels=max_pixels)
                 if opened.target:
                     checked_target(opened.target, record.target, len(opened.classes), pixels.shape[:2])
             except DecodeError as error:

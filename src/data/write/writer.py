@@ -26,6 +26,7 @@ from data.write.plan import WriteOptions as WriteOptions
 from data.write.plan import plan, plan_hash
 from data.write.workers import encoded
 from swinmim.errors import DataError
+from swinmim.outside import one_line
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
@@ -33,12 +34,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class WriteReport:
-    """What was written of a source: number of images and shards, and (file, reason) of each skipped file."""
+    """What was written of a source: number of images and shards, (file, reason) of each skipped file, and the files of
+    several pages, of which the first was taken."""
 
     source: Source
     found: int
     shards: int
     skipped: tuple[LeftOut, ...]
+    paged: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         folders = self.source.folders
@@ -48,8 +51,14 @@ class WriteReport:
         )
 
     def left_out(self, dest: Path) -> str:
-        """How many were skipped for which reason, and where they are listed; empty where none was."""
-        return f"\nskipped (all are listed in {dest / NAME}):\n  {reasons(self.skipped)}" if self.skipped else ""
+        """How many were skipped for which reason, and where they are listed, and of how many only one page was taken;
+        empty where none was."""
+        told = f"\nskipped (all are listed in {dest / NAME}):\n  {reasons(self.skipped)}" if self.skipped else ""
+        if self.paged:
+            more = ", ..." if len(self.paged) > 1 else ""
+            told += f"\nwarning: {len(self.paged):,} TIFFs have several pages, and only the first of each is read: "
+            told += one_line(self.paged[0]) + more
+        return told
 
 
 _COUNTED = {
@@ -138,7 +147,9 @@ def _finish(
 ) -> WriteReport:
     """Write bad.jsonl and the manifest."""
     bad = sorted(entry for part in parts for entry in part.bad)
-    report = WriteReport(source, sum(part.shard.samples for part in parts), len(parts), tuple(sorted([*skipped, *bad])))
+    paged = sorted(name for part in parts for name in part.paged)
+    samples = sum(part.shard.samples for part in parts)
+    report = WriteReport(source, samples, len(parts), tuple(sorted([*skipped, *bad])), tuple(paged))
     list_left_out(dest, report.skipped)
     found = statistics(((part.pixels, part.total, part.squares) for part in parts), options.bits)
     if found is None:

@@ -244,7 +244,7 @@ def find_encoder_folder(path: str | Path) -> Path:
     """
     path = Path(path)
     for folder in (path, path / "encoder"):
-        if (folder / MANIFEST_NAME).is_file() and (folder / WEIGHTS_NAME).is_file():
+        if (folder / MANIFEST_NAME).exists() and (folder / WEIGHTS_NAME).is_file():  # a manifest of any kind is read
             return folder
     wanted = f"An encoder folder holds {WEIGHTS_NAME} and {MANIFEST_NAME}"
     if not path.exists():

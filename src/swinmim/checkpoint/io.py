@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -226,16 +226,17 @@ def problem(folder: Path, *, hashes: bool = True) -> str | None:
     return None
 
 
-def newest(root: Path) -> tuple[Path | None, list[str]]:
+def newest(root: Path, unfit: Callable[[Path], str | None] | None = None) -> tuple[Path | None, list[str]]:
     """Last written usable checkpoint under a directory, and the reasons why newer ones were passed over.
 
     The order is that of writing, not of steps: a run that went back to an older step has left the later ones behind.
+    unfit: why one whose files are whole is of no use all the same, or None.
     """
     marked = _marked(root)
     unmarked = sorted(set(root.glob("step_*")) - {folder for folder, _ in marked}, reverse=True)
     skipped: list[str] = []
     for folder, _ in marked:
-        reason = problem(folder)
+        reason = problem(folder) or (unfit and unfit(folder))
         if reason is None:
             newer = [str(problem(other)) for other in unmarked if other.name > folder.name]
             return folder, newer + skipped
@@ -265,14 +266,15 @@ def find(path: Path) -> Path:
     return found
 
 
-def find_newest(root: Path) -> Path | None:
+def find_newest(root: Path, unfit: Callable[[Path], str | None] | None = None) -> Path | None:
     """The checkpoint that resume=auto continues; None where there are none yet. Says which it passed over and why.
 
-    Raises CheckpointError: there are checkpoints and none of them can be used.
+    unfit: see `newest`. Raises CheckpointError: there are checkpoints and none of them can be used.
     """
-    found, skipped = newest(root)
-    for reason in skipped:
-        log.warning("resume=auto: passed over %s", reason)
+    found, skipped = newest(root, unfit)
+    if found is not None:
+        for reason in skipped:
+            log.warning("resume=auto: passed over %s. Going on from %s", reason.rstrip("."), found.name)
     if found is None and skipped:
         raise CheckpointError(
             f"resume=auto: none of the {len(skipped)} checkpoints in {root} can be used ({'; '.join(skipped)}). "

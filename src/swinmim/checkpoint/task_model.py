@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from swinmim.checkpoint.coverage import coverage
-from swinmim.checkpoint.encoder import HEAD, find_encoder_folder, open_encoder, save_encoder
+from swinmim.checkpoint.encoder import HEAD, Stored, open_encoder, save_encoder
 from swinmim.checkpoint.timm_config import CLASSIFIER
 from swinmim.errors import CheckpointError
 from swinmim.models.swinv2 import SwinV2
@@ -44,8 +44,12 @@ def save_task_model(
 
 
 def read_head(path: str | Path) -> dict[str, Tensor]:
-    """The state dict of the head stored with an encoder (see `find_encoder_folder`); empty where there is none."""
-    head = under(HEAD, open_encoder(path).read())
+    """The state dict of the head stored with an encoder (see `open_encoder`); empty where there is none."""
+    return _head(open_encoder(path))
+
+
+def _head(stored: Stored) -> dict[str, Tensor]:
+    head = under(HEAD, stored.read())
     classifier = under(CLASSIFIER.removeprefix(HEAD) + ".", head)
     return classifier if len(classifier) == len(head) and classifier.keys() <= _LINEAR else head
 
@@ -55,7 +59,8 @@ def load_head(path: str | Path, head: nn.Module) -> None:
 
     Raises CheckpointError: there is none, or it is another one (with a coverage report).
     """
-    folder, state = find_encoder_folder(path), read_head(path)
+    stored = open_encoder(path)
+    folder, state = stored.place, _head(stored)
     if not state:
         raise CheckpointError(f"{folder} holds an encoder without a head. Fine-tune it first: python -m finetune.")
     report = coverage(head.state_dict(), state)

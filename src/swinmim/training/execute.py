@@ -19,7 +19,7 @@ from torch import nn
 
 from swinmim.checkpoint.encoder import load_manifest
 from swinmim.distributed import is_main
-from swinmim.errors import DataError, TooFewImages
+from swinmim.errors import ConfigError, DataError, TooFewImages, UserError
 from swinmim.models.swinv2 import SwinV2
 from swinmim.optim.schedules import peak_lr, warmup_steps
 from swinmim.training.callbacks.checkpoint import Checkpoints, Monitor
@@ -53,6 +53,10 @@ N = TypeVar("N", bound=nn.Module)
 class First(Protocol[S_contra, X]):
     """What every kind of run has in common with the others, training or not."""
 
+    @property
+    def lanes(self) -> int:
+        """`data.lanes`."""
+
     def data(self, shape: S_contra) -> X:
         """The data module. Raises UserError for data that cannot be used, or do not fit the shape."""
 
@@ -69,8 +73,8 @@ def start(parts: First[S, X], config: RunConfig, shape: S) -> tuple[X, tuple[flo
     try:
         data = parts.data(shape)
     except TooFewImages as error:
-        way = smaller_batch(config, error.images, error.lanes)
-        raise DataError(f"{error} {way}") from None
+        way = smaller_batch(config, error.images, parts.lanes, error.fits)
+        raise DataError(f"{error} {way}".rstrip()) from None
     return data, *parts.statistics(data)
 
 
@@ -86,6 +90,14 @@ class Parts(Protocol[S, D, N]):
 
     def accumulation(self) -> int:
         """Micro-batches per optimizer step. Raises ConfigError for batch sizes that do not fit."""
+
+    @property
+    def lanes(self) -> int:
+        """`data.lanes`."""
+
+    def listed(self) -> int:
+        """How many images the training set has, as far as is known before any is packed. Raises UserError for data
+        that cannot be found."""
 
     def shape(self) -> S:
         """What is known of the network before the data; called under the meta device, reads no weights."""
@@ -127,7 +139,7 @@ def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[
     Raises UserError: whatever in settings, data or checkpoints keeps the run from starting, or ended it.
     """
     check_world(config.trainer, config.strategy)
-    accumulation = parts.accumulation()
+    accumulation = _accumulation(parts, config)
     with torch.device("meta"):
         shape = parts.shape()
     check_memory(num_parameters(shape), config.trainer, config.strategy)
@@ -185,6 +197,23 @@ def execute(parts: Parts[S, D, N], config: RunConfig, output_dir: Path) -> dict[
 
 def _chain(ckpt: str) -> tuple[Mapping[str, Any], ...]:
     return tuple(ancestor.model_dump() for ancestor in load_manifest(ckpt).chain(ckpt))
+
+
+def _accumulation(parts: Parts[S, D, N], config: RunConfig) -> int:
+    """`parts.accumulation`, whose advice is not one that the next check refuses: what it calls legal fits the set."""
+    try:
+        return parts.accumulation()
+    except ConfigError as error:
+        unit, images = config.trainer.world_size * config.batch_size, 0
+        with contextlib.suppress(UserError):  # which the next start is told
+            images = parts.listed()
+        if not images or -(-config.global_batch_size // unit) * unit <= images:
+            raise
+        raise ConfigError(
+            f"global_batch_size must be a multiple of processes x batch_size and not larger than the training set, got"
+            f" {config.global_batch_size} with {config.trainer.world_size} x {config.batch_size} = {unit} for"
+            f" {images:,} images. {smaller_batch(config, images, parts.lanes)}"
+        ) from error
 
 
 def warn_of_windows(windows: Sequence[tuple[int, int]]) -> None:

@@ -4,11 +4,12 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from swinmim.checkpoint import io
 from swinmim.distributed import is_main
@@ -29,6 +30,7 @@ from swinmim.training.faults.signals import Signals
 from swinmim.training.faults.stability import Stability
 from swinmim.training.module import Plan, TrainingModule
 from swinmim.training.settings import RunConfig
+from swinmim.training.state_io import unfit
 from swinmim.training.trainer import build_loggers, build_trainer, resolve_precision
 from swinmim.training.wandb import finish_wandb
 
@@ -53,13 +55,26 @@ def make_plan(config: RunConfig, *, accumulation: int, num_samples: int) -> Plan
     )
 
 
-def smaller_batch(config: RunConfig, images: int, lanes: int) -> str:
-    """The way out for a set that is smaller than a global batch: one line of overrides with which the run fits."""
+def smaller_batch(config: RunConfig, images: int, lanes: int, fits: Callable[[int, int], bool] | None = None) -> str:
+    """The way out for a set that does not give a global batch: one line of overrides with which the run fits.
+
+    Args:
+        config: of the run.
+        images: of the training set.
+        lanes: `data.lanes`.
+        fits: whether a global batch in so many lanes can be made of the set; None where any up to `images` can.
+
+    Returns:
+        empty where no batch fits.
+    """
     world = config.trainer.world_size
     if images < world:
         return f"Each of {world} processes needs at least one: take at most {images}."
     batch = min(config.batch_size, images // world)
-    whole = images // (world * batch) * world * batch
+    while not (whole := _largest_batch(images, world * batch, lanes, fits)):
+        if batch == 1:
+            return ""
+        batch //= 2
     line = [f"global_batch_size={whole}"]
     if batch != config.batch_size:
         line.append(f"batch_size={batch}")
@@ -70,6 +85,12 @@ def smaller_batch(config: RunConfig, images: int, lanes: int) -> str:
     return f"Add {' '.join(line)}."
 
 
+def _largest_batch(images: int, unit: int, lanes: int, fits: Callable[[int, int], bool] | None) -> int:
+    """The largest multiple of a unit that a set gives; 0 where there is none."""
+    multiples = range(images // unit * unit, 0, -unit)
+    return next((whole for whole in multiples if fits is None or fits(whole, math.gcd(lanes, whole))), 0)
+
+
 def _steps(config: RunConfig, global_batch: int, num_samples: int) -> tuple[int, int]:
     """Optimizer steps of an epoch, and of the whole run."""
     steps_per_epoch = num_samples // global_batch
@@ -77,26 +98,34 @@ def _steps(config: RunConfig, global_batch: int, num_samples: int) -> tuple[int,
     return steps_per_epoch, total if limit == -1 else min(total, limit)
 
 
-def starting_state(config: RunConfig, output_dir: Path) -> Path | None:
+def starting_state(config: RunConfig, output_dir: Path, own: Mapping[str, Tensor]) -> Path | None:
     """The trainer state to continue from: the newest sound checkpoint of output_dir (auto), or the one named.
+
+    own: the module's tensors, which those of the newest must fit.
 
     Raises CheckpointError: a named checkpoint is missing, incomplete or damaged, or all of output_dir's are;
     ConfigError: the settings are not those of the checkpoint.
     """
+    settings = dataclasses.asdict(config)
+
+    def unusable(folder: Path) -> str | None:
+        check_drift(io.read_config(folder), settings, config.allow_drift)  # the more telling reason
+        return unfit(folder, own)
+
     match config.resume:
         case None:
             found = None
         case "auto":
-            found = io.find_newest(output_dir / "checkpoints")
+            found = io.find_newest(output_dir / "checkpoints", unusable)
             if found is None:
                 log.info("resume=auto: %s has no checkpoint yet, so the run starts anew", output_dir)
         case path:
             found = io.find(Path(path))
+            check_drift(io.read_config(found), settings, config.allow_drift)
     if found is None:
         if config.allow_drift:
             raise ConfigError("allow_drift has no effect on a run that starts anew. Remove it, or add resume=...")
         return None
-    check_drift(io.read_config(found), dataclasses.asdict(config), config.allow_drift)
     return found / io.STATE
 
 
@@ -122,7 +151,7 @@ def train(
         DivergedError: loss or gradients stayed non-finite.
         ConfigError: a resumed run has other settings.
     """
-    state = starting_state(config, output_dir)
+    state = starting_state(config, output_dir, module.state_dict())
     log_every = min(config.trainer.log_every_steps, max(1, module.plan.total_steps // CURVE_POINTS))
     derived = {**derived, "log_every_steps": log_every}
     signals = Signals()

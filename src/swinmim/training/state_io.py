@@ -6,14 +6,18 @@ and moves it without flushing.
 
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
+from torch import Tensor
 from torch.utils.serialization import config as serialization
 
+from swinmim.checkpoint.coverage import coverage
 from swinmim.checkpoint.digest import HashedFile
+from swinmim.checkpoint.io import STATE
 from swinmim.errors import CheckpointError
 from swinmim.outside import UNLOADABLE
 
@@ -58,24 +62,47 @@ class StateIO(CheckpointIO):
         Raises CheckpointError: the file holds other objects, or is no checkpoint.
         """
         try:
-            state = torch.load(path, map_location=map_location, weights_only=True)
-        except pickle.UnpicklingError as error:  # torch's text advises to load it all the same
-            found = re.search(r"GLOBAL (\S+)", str(error))
-            raise _not_ours(path, f"it holds {found[1]}, and loading that could run code" if found else "") from error
-        except UNLOADABLE as error:
-            raise _not_ours(path, "it is damaged, or of another kind") from error
-        if not isinstance(state, dict) or not state.keys() >= PARTS:
-            raise _not_ours(
-                path, f"it lacks {', '.join(sorted(PARTS - set(state)))}" if isinstance(state, dict) else ""
-            )
-        return state
+            return _load(path, map_location)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{path} {error}. Resume from an older step beside it; ckpt takes weights of others."
+            ) from error
 
     def remove_checkpoint(self, path: str | Path) -> None:
         raise RuntimeError("checkpoints are removed as whole directories, by swinmim.checkpoint.io.prune")
 
 
-def _not_ours(path: str | Path, why: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} is not a trainer state of this program{': ' + why if why else ''}. Resume from an older step beside "
-        "it; ckpt takes weights of others."
-    )
+def unfit(folder: Path, own: Mapping[str, Tensor]) -> str | None:
+    """Why the trainer state of a checkpoint cannot be loaded into a module with these tensors, or None.
+
+    Reads what the state holds and no tensor of it. One in a directory, of all ranks' shards, is DeepSpeed's to judge.
+    """
+    state = folder / STATE
+    if state.is_dir():
+        return None
+    try:
+        held = _load(state, "meta")["state_dict"]
+    except CheckpointError as error:
+        return f"{folder.name}/{STATE} {error}"
+    if not isinstance(held, dict) or not all(isinstance(tensor, Tensor) for tensor in held.values()):
+        return f"{folder.name}/{STATE} holds no weights"
+    report = coverage(own, held)
+    return None if report.complete else f"{folder.name}/{STATE} does not fit this model: {report}"
+
+
+def _load(path: str | Path, map_location: Any) -> dict[str, Any]:
+    """Raises CheckpointError: what a file is not, to be said behind its name."""
+    try:
+        state = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's text advises to load it all the same
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        raise _not_ours(f"it holds {found[1]}, and loading that could run code" if found else "") from error
+    except UNLOADABLE as error:
+        raise _not_ours("it is damaged, or of another kind") from error
+    if not isinstance(state, dict) or not state.keys() >= PARTS:
+        raise _not_ours(f"it lacks {', '.join(sorted(PARTS - set(state)))}" if isinstance(state, dict) else "")
+    return state
+
+
+def _not_ours(why: str) -> CheckpointError:
+    return CheckpointError(f"is not a trainer state of this program{': ' + why if why else ''}")

@@ -10,8 +10,9 @@ from hypothesis.extra import numpy as arrays
 from made_images import image_bytes, png16, png_chunk, png_claiming
 from PIL import Image
 
+from data.codecs import targets
 from data.codecs.decode import DecodeError
-from data.codecs.targets import IGNORED, MEMBERS, Boxes, decode_target, encode_target
+from data.codecs.targets import IGNORED, MEMBERS, Boxes, checked_target, decode_target, encode_target
 
 CLASSES = 7
 floats = st.floats(-(2.0**24), 2.0**24, width=32)
@@ -204,3 +205,20 @@ def test_only_the_form_that_is_read_is_written(kind, target):
 def test_values_that_are_no_numbers_are_not_written():
     with pytest.raises(DecodeError, match="no JSON"):
         encode_target("value", np.array([math.nan], np.float32), 1)
+
+
+def test_a_mask_may_be_as_large_as_its_image(monkeypatch):
+    """Which was allowed more pixels than others."""
+    mask = np.ones((30, 40), np.uint8)
+    data = encode_target("mask", mask, 2)
+    boxes = Boxes(np.ones((1, 4), np.float32), np.zeros(1, np.int64), np.zeros(1, np.bool_), mask[None] == 1)
+    runs = encode_target("boxes", boxes, 2)
+    monkeypatch.setattr(targets, "MAX_PIXELS", 1000)
+    assert encode_target("mask", mask, 2) == data
+    assert encode_target("boxes", boxes, 2) == runs
+    np.testing.assert_array_equal(checked_target("mask", data, 2, (30, 40)), mask)
+    assert checked_target("boxes", runs, 2, (30, 40)).masks.shape == (1, 30, 40)
+    with pytest.raises(DecodeError, match="40x30 exceeds max_pixels=1000"):
+        checked_target("mask", data, 2, (20, 40))
+    with pytest.raises(DecodeError, match="1 masks of 30x40 exceed 1000 pixels"):
+        decode_target("boxes", runs, 2, 1000)

@@ -145,6 +145,7 @@ def test_a_worker_that_dies_names_the_sample(shards, monkeypatch, workers):
         list(data.train_dataloader())
 
 
+@pytest.mark.slow
 def test_a_worker_without_shared_memory_names_that_and_no_image(shards, monkeypatch):
     from data.loading import dataset
 

@@ -70,6 +70,7 @@ def validate(module, shards, indices, world, size=4):
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("make", [pretraining, classification])
+@pytest.mark.slow
 def test_a_damaged_validation_image_is_left_out_and_counted(damaged, make, world):
     torch.manual_seed(0)
     module, shards = make(), damaged(DAMAGED)

@@ -13,8 +13,12 @@ import torch.distributed as dist
 from made_loaders import SMALL, stream_data
 from torch.multiprocessing.spawn import start_processes
 
+from data.codecs.decode import decode
+from data.config import DataConfig
 from data.loading.batch import LoaderSettings
 from data.loading.stream import StreamDataset, StreamLoader
+from data.open import open_data
+from data.shards import streamed
 from data.shards.streamed import StreamSet
 from data.shards.tar_stream import BadShard, ForeignTars, find_shards
 from swinmim.errors import DataError
@@ -40,6 +44,17 @@ def test_tars_without_an_index_are_streamed(shard_dir, workers):
     assert set(batch["label"].tolist()) <= {0, 1}
     assert not (batch["image"] == epochs[1][0]["image"]).all()
     assert all(0 < value < 1 for value in StreamSet(str(shard_dir), 40).mean)
+
+
+def test_one_image_is_measured_where_the_statistics_are_given(shard_dir, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(streamed, "decode", lambda *given, **named: decoded.append(0) or decode(*given, **named))
+    common = {"val_ratio": 0, "cache_dir": None, "pack_resize": None, "pack_quality": 95, "num_workers": 0}
+    config = DataConfig(path=str(shard_dir), streaming_samples=40, stats="imagenet", max_bad_fraction=0.0, **common)
+    assert open_data(config).channels == 3
+    assert len(decoded) == 1
+    open_data(replace(config, stats="auto"))
+    assert len(decoded) == 1 + 40
 
 
 def test_a_stream_says_that_it_is_not_exact_at_the_start_and_when_resumed(shard_dir, caplog):
@@ -90,6 +105,7 @@ def dataset(urls, view=None, **place):
 
 
 @pytest.mark.parametrize(("shards", "each", "kept"), [(4, 50, 200), (40, 50, 1000)])
+@pytest.mark.slow
 def test_the_order_stays_random(tmp_path, shards, each, kept):
     numbered(tmp_path, shards, each, b"x")
     samples = dataset(find_shards(str(tmp_path))).samples(0)

@@ -115,6 +115,7 @@ def published(monkeypatch):
     return create_transform(48, is_training=True, separate=True, **options)
 
 
+@pytest.mark.slow
 def test_randaugment_is_timms_bit_for_bit(published):
     """With the same draws, the operation that keeps no bit among them."""
     _, colours, _ = published
@@ -131,6 +132,7 @@ def test_randaugment_is_timms_bit_for_bit(published):
     assert 0 < black < 30
 
 
+@pytest.mark.slow
 def test_views_of_classification_have_the_statistics_of_timms_transform(published):
     """Crop, flip and colours together; ours draw otherwise, so distributions are compared, 1000 views each."""
     view, colours, to_bytes = published

@@ -35,6 +35,7 @@ def epoch(shard_sizes, global_batch, seed, number, **options):
     st.integers(0, 5),
     st.data(),
 )
+@pytest.mark.slow
 def test_ranks_share_an_epoch_without_repeats_and_leave_out_less_than_a_batch(
     shard_sizes, world, lanes, block, seed, data
 ):
@@ -102,6 +103,7 @@ def test_any_number_of_workers_loads_the_same_batches(shards, monkeypatch, world
 
 
 @pytest.mark.parametrize(("lanes", "block"), [(1, 8), (1, 2), (2, 2), (5, 1)])
+@pytest.mark.slow
 def test_every_place_and_every_gap_is_as_likely_for_every_sample(lanes, block):
     samples, global_batch, epochs = 103, 10, 400
     when, left_out = np.zeros((samples, 10)), np.zeros(samples)

@@ -12,7 +12,7 @@ from data.order.mixture import MixedOrder
 from data.shards.local import ShardSet
 from data.shards.mixed import MixedSet
 from data.write.writer import WriteOptions, write_shards
-from swinmim.errors import ConfigError, DataError
+from swinmim.errors import ConfigError, DataError, TooFewImages
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_batches_of_a_mixture(mixed):
 
 def test_a_set_smaller_than_its_share_is_named_with_the_way_out(mixed):
     small = mixed.sets[1].path
-    with pytest.raises(DataError, match=rf"{small} has 9 training images, its share of .*=40 is 20\. Give it a lower"):
+    with pytest.raises(DataError, match=rf"{small} has 9 training images, its share of .*=40 is 20\. A lower weight"):
         shard_data(MixedSet(mixed.sets, [1, 1]), resolution=(16, 16), seed=0, global_batch=40, batch_size=40)
     held_out = np.arange(45)  # five of its nine take part
     with pytest.raises(DataError, match=rf"{small} has 5 training images, its share of .*=24 is 6\."):
@@ -96,6 +96,18 @@ def test_three_sets_in_lanes(mixed):
             assert [sum(low <= n < high for n in lane) for low, high in ((0, 40), (40, 49), (49, 89))] == [2, 1, 1]
     with pytest.raises(ConfigError, match=r"data\.lanes must divide global_batch_size, got 3 for 8. Add data\.lanes=1"):
         shard_data(three, resolution=(16, 16), seed=0, global_batch=8, batch_size=8, lanes=3)
+
+
+def test_a_part_that_is_smaller_than_its_share_is_named_and_what_fits_is_known(mixed):
+    """Of 49 images, nine are in the part that gives a quarter of each batch."""
+    assert mixed.counts(36) == [27, 9]
+    assert mixed.shortage(np.arange(49), 36) is None
+    with pytest.raises(TooFewImages, match=r"has 9 training images, its share of global_batch_size=40 is 10") as caught:
+        shard_data(mixed, global_batch=40, batch_size=20)
+    assert caught.value.images == 49
+    assert caught.value.fits(36, 1)
+    assert not caught.value.fits(39, 1)
+    assert not caught.value.fits(36, 36)  # lanes of one image, none of the small part
 
 
 def test_the_thread_that_fetches_ahead_has_a_mixed_order_of_its_own(mixed, monkeypatch):

@@ -236,6 +236,7 @@ def store(request, shard_dir):
             yield server, "gs://bucket/sets/a", gs_options(server.url)
 
 
+@pytest.mark.slow
 def test_the_real_clients_of_hf_and_gs(store, shards, tmp_path):
     _, url, options = store
     remote = open_remote(url, tmp_path, 10**9, options=options, pause=0.01)
@@ -320,6 +321,7 @@ def test_s3(s3, shards, tmp_path):
             open_remote(url, tmp_path, 10**9)
 
 
+@pytest.mark.slow
 def test_s3_with_wrong_keys_or_none(s3, tmp_path, monkeypatch):
     import s3fs
 
@@ -336,6 +338,7 @@ def test_s3_with_wrong_keys_or_none(s3, tmp_path, monkeypatch):
         open_remote("s3://bucket/sets/a", tmp_path, 10**9)
 
 
+@pytest.mark.slow
 def test_the_hub_that_the_environment_names(shard_dir, tmp_path):
     pytest.importorskip("huggingface_hub")
     code = (

@@ -1,6 +1,7 @@
 """Label masks among images."""
 
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from made_images import make_folder
 from PIL import Image
 
 from data.sources.folder import read_folder
+from data.sources.listing import read_list
 from data.sources.masks import label_masks
+from data.sources.tars import read_tars
 
 
 def names(root):
@@ -73,3 +76,27 @@ def test_damaged_and_deep_pngs_are_no_masks(tmp_path):
     (root / "masks" / "0000.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(root / "masks" / "0001.png")  # a depth map
     assert label_masks(root, names(root)) is None
+
+
+def test_masks_in_a_list_and_in_a_tar(tmp_path):
+    root = with_masks(tmp_path, "masks")
+    rows = names(root)
+    (tmp_path / "list.csv").write_text("path\n" + "\n".join(rows))
+    said = "".join(read_list(tmp_path / "list.csv").notes)
+    assert "a label mask of pictures/0000.jpg, and so for 6 names; take their rows out" in said
+    with tarfile.open(tmp_path / "both.tar", "w") as out:
+        for name in rows:
+            out.add(root / name, name)
+    source = read_tars([tmp_path / "both.tar"])
+    assert "masks/0000.png seems to be a label mask of both.tar/pictures/0000.jpg" in "".join(source.notes)
+    assert source.classes == ()
+
+
+def test_a_column_of_masks_is_said_not_to_be_read(tmp_path):
+    with_masks(tmp_path, "masks")
+    rows = "".join(f"pictures/{n:04d}.jpg,masks/{n:04d}.png,x.png\n" for n in range(6))
+    (tmp_path / "list.csv").write_text("path,mask,other\n" + rows)
+    source = read_list(tmp_path / "list.csv")
+    assert len(source.items) == 6
+    assert "warning: the column mask of list.csv names images, which are not read" in source.notes
+    assert "other" not in "".join(source.notes)

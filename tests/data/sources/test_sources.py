@@ -158,6 +158,7 @@ def hub_set(path, labels, kind, column="label", **more):
         ([None, None, None], lambda d: d.Value("int64"), [None, None, None]),
     ],
 )
+@pytest.mark.slow
 def test_a_hugging_face_dataset(labels, kind, names, tmp_path):
     found = write(hub_set(tmp_path / "set", labels, kind), tmp_path / "out")
     assert found == {jpeg(n): name for n, name in enumerate(names)}

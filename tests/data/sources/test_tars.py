@@ -143,3 +143,12 @@ def test_a_tar_that_changed_is_another_plan(tmp_path):
     os.utime(path, (1, 1))
     with pytest.raises(DataError, match="the source has changed"):
         write_shards(find_source(str(path)), tmp_path / "out", FAST)
+
+
+def test_members_without_an_ending_are_looked_into_as_files_are(tmp_path):
+    files = [("cat/1", jpeg(0)), ("dog/2", jpeg(1)), ("dog/README", b"pets"), ("dog/empty", b"")]
+    source = find_source(str(tar(tmp_path / "x.tar", files)))
+    assert [item.name for item in source.items] == ["x.tar/cat/1", "x.tar/dog/2"]
+    assert source.load(1) == jpeg(1)
+    assert source.classes == ("cat", "dog")
+    assert [name for name, _ in source.skipped] == ["x.tar/dog/README", "x.tar/dog/empty"]

@@ -4,8 +4,11 @@ import os
 import pytest
 from made_images import image_bytes, make_folder, make_pixels
 from made_tars import jpeg, tar
+from PIL import Image
 
+from data.codecs import decode as decode_module
 from data.shards.archive import TarWriter
+from data.shards.local import ShardSet
 from data.write import commands
 from data.write.__main__ import main
 from data.write.writer import WriteOptions
@@ -81,3 +84,28 @@ def test_a_dry_run_says_what_would_be_written(tmp_path, capsys):
 def test_options_out_of_range(options, message):
     with pytest.raises(ConfigError, match=message):
         WriteOptions(**options)
+
+
+def test_verify_has_the_limit_of_pixels_that_the_set_was_written_with(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(decode_module, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(commands, "MAX_PIXELS", 1000)
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        (tmp_path / "in" / f"{number}.jpg").write_bytes(image_bytes(make_pixels(number)))
+    made = [str(tmp_path / "in"), str(tmp_path / "out"), "--resize", "none", "--workers", "1", "--max-pixels", "5000"]
+    assert main(made) == 0
+    assert main(["verify", str(tmp_path / "out"), "--images"]) == 3
+    assert "64x48 exceeds max_pixels=1000 (data.max_pixels, or --max-pixels of data.write)" in capsys.readouterr().out
+    assert main(["verify", str(tmp_path / "out"), "--images", "--max-pixels", "5000"]) == 0
+
+
+def test_only_the_first_of_several_pages_is_taken_and_said_once(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    pages = [Image.fromarray(make_pixels(number)) for number in range(3)]
+    for name in ("a.tif", "b.tif"):
+        pages[0].save(tmp_path / "in" / name, save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "in" / "single.tif")
+    assert main([str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "1"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("warning: 2 TIFFs have several pages, and only the first of each is read: a.tif, ...\n") == 1
+    assert len(ShardSet.open(tmp_path / "out")) == 3

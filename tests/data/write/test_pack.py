@@ -75,6 +75,7 @@ def test_shard_sets_are_used_as_they_are(shard_dir, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_digits(tmp_path):
     digits = open_source("builtin:digits", settings(tmp_path))
     assert len(digits) == 1797

@@ -134,6 +134,7 @@ def test_predictions_and_verdict_are_plain():
     assert task.describe() == {"kind": "multilabel", "classes": list(LABELS), "threshold": 0.5}
 
 
+@pytest.mark.slow
 def test_it_learns_labels_that_the_pixels_show():
     """Whole way through the module, without Lightning: a few steps fit four labels of one batch."""
     torch.manual_seed(0)

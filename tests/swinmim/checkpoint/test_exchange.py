@@ -104,6 +104,7 @@ def test_timm(task_model, jpeg, head, tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize("export", [False, True], ids=["our folder", "export_huggingface"])
+@pytest.mark.slow
 def test_transformers(task_model, jpeg, head, tmp_path, export):
     expected = our_logits(task_model, jpeg, head)
     folder = export_huggingface(task_model, tmp_path / "hf") if export else task_model

@@ -112,6 +112,7 @@ def named(name: str, **changes) -> dict[str, torch.Tensor]:
     return SwinV2(architecture, resolution=64, window=2).state_dict()
 
 
+@pytest.mark.slow
 def test_h_without_its_norms_says_so(tmp_path):
     with torch.device("meta"):
         state = named("swinv2_h", extra_norm_every=0)
@@ -123,6 +124,7 @@ def test_h_without_its_norms_says_so(tmp_path):
     assert "; swinv2_h without its 3 norms on the main branch" in str(found.report)
 
 
+@pytest.mark.slow
 def test_a_stage_with_fewer_blocks_is_named_or_refused(tmp_path):
     torch.save(named("swinv2_t", depths=(2, 2, 5, 2)), tmp_path / "t.pth")
     report = convert(tmp_path / "t.pth", tmp_path / "out", resolution=64, window=2)

@@ -117,3 +117,16 @@ def test_wrong_heads_are_refused(tmp_path, encoder):
     bare = swinmim.save_encoder(encoder, tmp_path / "bare")
     with pytest.raises(CheckpointError, match=r"holds an encoder without a head\. Fine-tune it first"):
         load_head(bare, nn.Linear(64, 2))
+
+
+def test_the_head_of_published_weights(tmp_path, encoder):
+    """As `load_encoder` takes them: a folder of timm, without our manifest."""
+    head, again = nn.Linear(64, 5), nn.Linear(64, 5)
+    save_task_model(encoder, tmp_path / "timm", weights(encoder, head))
+    swinmim.save_encoder(encoder, tmp_path / "bare")
+    for name in ("timm", "bare"):
+        (tmp_path / name / "manifest.json").unlink()
+    load_head(tmp_path / "timm", again)
+    assert torch.equal(again.weight, head.weight)
+    with pytest.raises(CheckpointError, match=r"bare holds an encoder without a head\. Fine-tune it first"):
+        load_head(tmp_path / "bare", again)

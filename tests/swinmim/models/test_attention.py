@@ -94,6 +94,7 @@ def test_bf16_is_no_worse_than_the_literal_core(core):
 
 # opcheck itself looks at .grad of tensors that are no leaves.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.slow
 def test_torch_knows_all_of_the_operator():
     tensors, regions, _ = inputs(window(2, 2, True), heads=2)
     torch.library.opcheck(torch.ops.swinmim.chunked_attention.default, (*tensors, regions, None, 4))

@@ -51,6 +51,7 @@ def test_few_graphs_and_the_same_gradients(attention, recompute):
 
 
 @pytest.mark.parametrize("attention", ["reference", "sdpa", "chunked"])
+@pytest.mark.slow
 def test_explain_finds_no_break(attention):
     encoder = small(attention=attention)
     layer = encoder.layers[0]

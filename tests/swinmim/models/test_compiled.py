@@ -37,6 +37,7 @@ def test_own_code_is_the_same_function_elsewhere():
     assert (first.__name__, first.__code__.co_name) == ("first", "first")
 
 
+@pytest.mark.slow
 def test_more_shapes_than_torch_allows_for_one_code():
     limit = torch._dynamo.config.recompile_limit
     compiled = Compiled(scaled, backend="eager")
@@ -64,6 +65,7 @@ def test_training_on_any_number_of_batch_sizes_and_resolutions():
     assert graphs() == 11 * 3
 
 
+@pytest.mark.slow
 def test_evaluation_runs_uncompiled_in_all_its_ways():
     encoder = demo().train()
     encoder(torch.randn(2, 3, 32, 32)).sum().backward()
@@ -86,6 +88,7 @@ def test_two_models_of_one_process_do_not_share_a_limit():
     assert graphs() == 9 * 3
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_copied_and_saved_like_another():
     encoder = demo().train()
     images = torch.randn(2, 3, 32, 32)
@@ -95,6 +98,7 @@ def test_a_compiled_model_is_copied_and_saved_like_another():
     assert set(encoder.state_dict()) == set(create_encoder("swinv2_demo", embed_dim=16, head_dim=8).state_dict())
 
 
+@pytest.mark.slow
 def test_count_of_graphs_and_of_the_time_for_both_passes():
     encoder = create_encoder("swinv2_demo", resolution=32, embed_dim=16, head_dim=8).train()
     encoder.compile_blocks(backend="aot_eager")

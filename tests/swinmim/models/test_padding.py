@@ -180,6 +180,7 @@ def test_every_window_has_a_real_token():
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.slow
 def test_a_padded_block_is_one_graph():
     encoder = small(attention="chunked")
     layer = encoder.layers[0]

@@ -130,6 +130,7 @@ def flops_of_timm() -> int:
 
 
 @pytest.mark.parametrize("attention", ["reference", "sdpa", "chunked"])
+@pytest.mark.slow
 def test_a_step_has_the_flops_of_timm(attention, flops_of_timm):
     """swinv2_t at 192 px on the meta device. What the chunked core computes a second time, q k^T, is 1.4 % more."""
     with torch.device("meta"):

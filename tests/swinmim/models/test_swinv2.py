@@ -200,6 +200,7 @@ def test_a_meta_model_is_complete_once_filled():
     assert torch.equal(encoder(images), real(images))
 
 
+@pytest.mark.slow
 def test_a_materialised_giant_is_one_built_directly():
     """G with its depths and main-branch norms, narrow."""
     torch.manual_seed(0)
@@ -248,6 +249,7 @@ def test_materialising_needs_the_memory_of_the_model_once():
     assert 0.9 < float(done.stdout) < 1.3
 
 
+@pytest.mark.slow
 def test_the_whole_family_builds_and_runs_on_meta():
     with torch.device("meta"):
         for name in ARCHITECTURES:

@@ -84,6 +84,7 @@ def officially_decayed(model, keywords):
     }
 
 
+@pytest.mark.slow
 def test_the_two_commands_decay_as_published(monkeypatch):
     monkeypatch.setenv(door.STARTED, "2026-01-01_00-00-00")
     assert check("pretrain", PretrainConfig, ["experiment=swinv2_b_mim", "data.path=x"]).optim.decay_attention

@@ -41,6 +41,18 @@ def test_the_way_out_of_a_large_batch_fits(recipe):
         assert plan.total_steps == 2 * (images // whole)
 
 
+def test_the_way_out_is_one_that_the_set_gives(recipe):
+    """Half of each batch comes from a part of nine images; a lane takes as much of each."""
+    trainer = dataclasses.replace(recipe.trainer, devices=2, num_nodes=1)
+    config = dataclasses.replace(recipe, trainer=trainer, batch_size=24)
+
+    def fits(batch, lanes):
+        return batch // 2 <= 9 and batch // lanes > 1
+
+    assert smaller_batch(config, 980, 4, fits) == "Add global_batch_size=12 batch_size=6."
+    assert smaller_batch(config, 980, 4, lambda batch, lanes: False) == ""
+
+
 def test_lengths_that_were_typed_are_part_of_the_way_out(recipe):
     schedule = dataclasses.replace(recipe.schedule, warmup_steps=3000, milestones=(700.0,))
     trainer = dataclasses.replace(recipe.trainer, max_epochs=5)
