@@ -92,11 +92,11 @@ def test_masks_in_a_list_and_in_a_tar(tmp_path):
     assert source.classes == ()
 
 
-def test_a_column_of_masks_is_said_not_to_be_read(tmp_path):
+def test_a_column_of_pictures_is_said_not_to_be_read(tmp_path):
     with_masks(tmp_path, "masks")
     rows = "".join(f"pictures/{n:04d}.jpg,masks/{n:04d}.png,x.png\n" for n in range(6))
-    (tmp_path / "list.csv").write_text("path,mask,other\n" + rows)
+    (tmp_path / "list.csv").write_text("path,outline,other\n" + rows)
     source = read_list(tmp_path / "list.csv")
     assert len(source.items) == 6
-    assert "warning: the column mask of list.csv names images, which are not read" in source.notes
+    assert "warning: the column outline of list.csv names images, which are not read" in source.notes
     assert "other" not in "".join(source.notes)
