@@ -68,7 +68,7 @@ def test_another_resolution(model, pixels):
 @pytest.mark.parametrize("mode", ["RGBA", "P", "L", "LA", "1", "CMYK"])
 def test_pillow_of_any_mode(model, pixels, mode):
     picture = Image.fromarray(pixels).convert(mode)
-    assert swinmim.load_model(model[0]).predict([picture])[0].keys() == {"class", "probability"}
+    assert swinmim.load_model(model[0]).predict([picture])[0].keys() == {"class", "probability", "top"}
 
 
 def test_pictures_are_turned_upright(model, pixels, tmp_path):
