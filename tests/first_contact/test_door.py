@@ -66,7 +66,7 @@ MISTAKES = {
     "pretrain schedule=linear": "Known: cosine, multistep",
     "pretrain strategy=fsdp": "Known: ddp, deepspeed_zero1",
     "pretrain logger=tensorboard": "Known: csv, none, wandb",
-    f"{TUNE} task=segment": "Known: classify, classify_light, knn, multilabel, probe",
+    f"{TUNE} task=depth": "unknown task 'depth'",
     # what must be there
     "finetune data.path=x": "ckpt: a value is required: a run directory or an encoder folder",
     "finetune ckpt=x": "data.path: a value is required. Add data.path=...",
