@@ -25,7 +25,7 @@ def main() -> int:
 
     try:
         config = read_settings(arguments.settings)
-        from finetune.exported import task_network
+        from finetune.apply.exported import task_network
         from swinmim.export.command import export
 
         print("\n".join(export(arguments.source, arguments.destination, config, task_network)))

@@ -28,13 +28,27 @@ class MixConfig:
 
 
 @schema
-class DataConfig:
-    path: str
-    """A tree of images, a shard set (directory with manifest.json, or its https, s3, gs or hf URL), or
-    builtin:digits."""
-    val_ratio: float
-    """Share of the set that is held out for validation; always the same images, whatever the run's seed. Pretraining
-    with 0 trains on all of it, without validation and pictures."""
+class DecodingConfig:
+    """How images are read."""
+
+    decoder: Literal["turbo", "pil"] = "turbo"
+    """turbo: libjpeg-turbo for JPEG, refuses damaged files; pil: Pillow, the slower reference, accepts some."""
+    max_pixels: int = 100_000_000
+    """Larger images are not decoded, neither while packing nor in the run."""
+    num_workers: int | None
+    """Loader processes of each process; null: as many as the machine has cores for, at most 8."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers is not None and self.num_workers < 0:
+            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels must be at least 1, got {self.max_pixels}")
+
+
+@schema
+class PackingConfig(DecodingConfig):
+    """How sets are made of folders, and kept."""
+
     cache_dir: str | None
     """Where folders are packed into shards, and remote shards are kept; null is ~/.cache/swinmim."""
     cache_bytes: int = 100_000_000_000
@@ -45,11 +59,41 @@ class DataConfig:
     """Shorter side in pixels of the packed images; null keeps the originals."""
     pack_quality: Annotated[int, Field(ge=1, le=100)]
     """JPEG quality of images that are resized while packing."""
+    max_bad_fraction: float
+    """Share of files beyond which packing (unusable ones) and the run (undecodable images) stop."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cache_dir == "":
+            raise ValueError("cache_dir is empty. Name a directory, or null for ~/.cache/swinmim")
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(f"max_bad_fraction must lie between 0 and 1, got {self.max_bad_fraction}")
+        if self.cache_bytes < 1:
+            raise ValueError(f"cache_bytes must be positive, got {self.cache_bytes}")
+
+    def cache_folder(self) -> Path:
+        return Path(self.cache_dir).expanduser() if self.cache_dir else Path.home() / ".cache" / "swinmim"
+
+
+@schema
+class LabelledPackingConfig(PackingConfig):
+    """How they are made of folders with targets."""
+
+    ignore_index: Annotated[int, Field(ge=0, le=255)] = 255
+    """Label masks: value in the files, or line of a colour in classes.txt, of pixels that have no class."""
+
+
+@schema
+class DataConfig(PackingConfig):
+    path: str
+    """A tree of images, a shard set (directory with manifest.json, or its https, s3, gs or hf URL), or
+    builtin:digits."""
+    val_ratio: float
+    """Share of the set that is held out for validation; always the same images, whatever the run's seed. Pretraining
+    with 0 trains on all of it, without validation and pictures."""
     stats: Literal["auto", "imagenet"] | tuple[Values, Values]
     """Normalisation. auto: the pretrained encoder's own where there is one, else the set's; or [[mean, ...],
     [std, ...]] per channel in 0..1 units."""
-    decoder: Literal["turbo", "pil"] = "turbo"
-    """turbo: libjpeg-turbo for JPEG, refuses damaged files; pil: Pillow, the slower reference, accepts some."""
     mix: tuple[MixConfig, ...] = ()
     """Pretraining: further sets that are mixed into every global batch."""
     lanes: int = 1
@@ -59,30 +103,15 @@ class DataConfig:
     """Pretraining: read path as WebDataset tars without an index (a directory, or URLs with {000..123}), in random
     order with repetition; so many images count as an epoch. Such a run cannot be resumed exactly; python -m data.write
     index avoids it. null reads an indexed set."""
-    max_pixels: int = 100_000_000
-    """Larger images are not decoded, neither while packing nor in the run."""
-    num_workers: int | None
-    """Loader processes of each process; null: as many as the machine has cores for, at most 8."""
-    max_bad_fraction: float
-    """Share of files beyond which packing (unusable ones) and the run (undecodable images) stop."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.path:
             raise ValueError(
                 "path is empty, which would be the current directory. Add data.path=DIR (data.path=. if meant)"
             )
-        if self.cache_dir == "":
-            raise ValueError("cache_dir is empty. Name a directory, or null for ~/.cache/swinmim")
         if not 0 <= self.val_ratio < 1:
             raise ValueError(f"val_ratio must lie between 0 and 1, got {self.val_ratio}")
-        if self.num_workers is not None and self.num_workers < 0:
-            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise ValueError(f"max_bad_fraction must lie between 0 and 1, got {self.max_bad_fraction}")
-        if self.max_pixels < 1:
-            raise ValueError(f"max_pixels must be at least 1, got {self.max_pixels}")
-        if self.cache_bytes < 1:
-            raise ValueError(f"cache_bytes must be positive, got {self.cache_bytes}")
         streaming = self.streaming_samples is not None
         if streaming and self.mix:
             raise ValueError("mix needs indexed sets; it has no effect with streaming_samples")
@@ -100,18 +129,13 @@ class DataConfig:
                     f" divided by 255); got {self.stats}"
                 )
 
-    def cache_folder(self) -> Path:
-        return Path(self.cache_dir).expanduser() if self.cache_dir else Path.home() / ".cache" / "swinmim"
-
 
 @schema
-class LabelledDataConfig(DataConfig):
+class LabelledDataConfig(DataConfig, LabelledPackingConfig):
     val_path: str | None
     """Labelled images for validation; null uses path/val, path/valid or path/test, else holds out val_ratio."""
     labels_per_class: Count | None
     """Train on this many images of each class, chosen by the run's seed; null is all."""
-    ignore_index: Annotated[int, Field(ge=0, le=255)] = 255
-    """Label masks: value in the files, or line of a colour in classes.txt, of pixels that have no class."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data.codecs.targets import IGNORED, Needs
-from data.config import DataConfig, LabelledDataConfig
+from data.config import DataConfig, LabelledDataConfig, LabelledPackingConfig, PackingConfig
 from data.loading.batch import LoaderSettings
 from data.loading.module import Part, ShardData, StreamData
 from data.loading.views import View
@@ -21,20 +21,26 @@ from data.shards.remote import is_url
 from data.shards.set import SampleSet
 from data.shards.streamed import StreamSet
 from data.sources.annotated import LAYOUTS
-from data.sources.digits import SIDE, read_digits
+from data.sources.digits import DIGITS, SIDE, read_digits
 from data.write.pack import listed, pack, packed
 from data.write.writer import WriteOptions
 from swinmim.errors import ConfigError, DataError
 
-DIGITS = "builtin:digits"
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "test")
 """Of a split's folder, maybe with a year behind them (train2017)."""
 
 
-def open_source(path: str | Path, config: DataConfig, channels: int = 3, needs: Needs = "nothing") -> ShardSet:
+def open_source(
+    path: str | Path,
+    config: PackingConfig,
+    channels: int = 3,
+    needs: Needs = "nothing",
+    classes: tuple[str, ...] | None = None,
+) -> ShardSet:
     """Open "builtin:digits", a shard set here or on a server, or a folder of images of any shape, which is packed
-    into the cache first, with so many channels and the targets that are needed.
+    into the cache first, with so many channels and the targets that are needed; its classes are among `classes`, which
+    then are the set's.
 
     Raises:
         DataError: the path is none of these, or holds nothing usable.
@@ -48,13 +54,13 @@ def open_source(path: str | Path, config: DataConfig, channels: int = 3, needs: 
         return open_remote(str(path), cache / "remote", config.cache_bytes, config.allow_insecure)
     if is_shard_set(Path(path)):
         return ShardSet.open(path)
-    return ShardSet.open(_pack(path, config, channels, needs))
+    return ShardSet.open(_pack(path, config, channels, needs, classes))
 
 
 def _pack(
-    path: str | Path, config: DataConfig, channels: int, needs: Needs, classes: tuple[str, ...] | None = None
+    path: str | Path, config: PackingConfig, channels: int, needs: Needs, classes: tuple[str, ...] | None = None
 ) -> Path:
-    ignore_index = config.ignore_index if isinstance(config, LabelledDataConfig) else IGNORED
+    ignore_index = config.ignore_index if isinstance(config, LabelledPackingConfig) else IGNORED
     return pack(path, config.cache_folder(), _options(config, channels), classes, needs, ignore_index)
 
 
@@ -87,7 +93,7 @@ def num_labelled(config: LabelledDataConfig, needs: Needs) -> int:
     return images if config.labels_per_class is None else min(images, config.labels_per_class * classes)
 
 
-def _options(config: DataConfig, channels: int) -> WriteOptions:
+def _options(config: PackingConfig, channels: int) -> WriteOptions:
     return WriteOptions(
         resize=config.pack_resize,
         quality=config.pack_quality,
@@ -128,9 +134,15 @@ def _split_folders(path: str) -> tuple[str | Path, Path | None]:
 
 
 def open_labelled(
-    path: str, config: DataConfig, needs: Needs, channels: int = 3, *, validates: bool = True
+    path: str,
+    config: PackingConfig,
+    needs: Needs,
+    channels: int = 3,
+    *,
+    validates: bool = True,
+    classes: tuple[str, ...] | None = None,
 ) -> tuple[ShardSet, ShardSet | None]:
-    """Open a source for fine-tuning.
+    """Open a source for fine-tuning; of classes that are known, or of those that are found.
 
     A directory with `train` and one of `val`, `valid`, `validation`, `test`, or with these in its `images`, gives both;
     anything else gives one set and None, to be split with `order.split`. validates: open the one to validate on too,
@@ -140,7 +152,7 @@ def open_labelled(
         DataError: as `open_source`; not what the task needs; or a folder with classes that `train` lacks.
     """
     train_path, val_dir = _split_folders(path)
-    train = _require(open_source(train_path, config, channels, needs), needs)
+    train = _require(open_source(train_path, config, channels, needs, classes), needs)
     if val_dir is None or not validates:
         return train, None
     if not is_shard_set(val_dir):

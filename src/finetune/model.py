@@ -1,9 +1,10 @@
-"""The encoder that the settings name, and encoder and head of a task as one network."""
+"""The encoder that the settings name, encoder and head of a task as one network, and what it takes."""
 
 from typing import Any
 
 from torch import Tensor, nn
 
+from data.loading.normalise import normalise
 from data.loading.stats import Stats, resolve_stats
 from data.shards.set import SampleSet
 from finetune.config import FinetuneConfig
@@ -48,3 +49,10 @@ def normalisation(config: FinetuneConfig, shards: SampleSet) -> Stats:
         origin = load_manifest(config.ckpt)
         known = origin.mean, origin.std
     return resolve_stats(config.data, shards, known)
+
+
+def prepared(images: Tensor | list[Tensor], mean: Tensor, std: Tensor) -> Any:
+    """uint8 (B, H, W, C) -> normalised float32 (B, C, H, W); of a list a list of (C, H_i, W_i)."""
+    if isinstance(images, list):
+        return [normalise(image[None], mean, std)[0] for image in images]
+    return normalise(images, mean, std)

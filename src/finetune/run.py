@@ -26,6 +26,7 @@ from finetune.tasks.registry import FROZEN, TASKS
 from swinmim.checkpoint.encoder import CONFIG_NAME, load_manifest
 from swinmim.config import load
 from swinmim.models.swinv2 import SwinV2
+from swinmim.paths import shell_quoted
 from swinmim.training.callbacks.checkpoint import Monitor
 from swinmim.training.execute import execute
 from swinmim.training.module import Build, Plan, Provenance
@@ -125,7 +126,15 @@ class FinetuneParts:
         reader = f"timm.create_model({f'local-dir:{model}'!r}, pretrained=True)"
         if not (model / CONFIG_NAME).is_file():  # timm has no such network
             reader = f"swinmim.load_encoder({str(model)!r})"
-        return "\n".join([*lines, f"next      {reader}"])
+        ckpt = f"ckpt={shell_quoted(output_dir)}"
+        return "\n".join(
+            [
+                *lines,
+                f"next      python -m finetune.evaluate {ckpt}",
+                f"          python -m finetune.predict {ckpt} data.path=IMAGES",
+                f"          {reader}",
+            ]
+        )
 
     def _told(self, which: str, folder: Path) -> str:
         measured = load_manifest(folder).metrics

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from swinmim.config import schema
@@ -156,6 +156,11 @@ class Task(ABC, Generic[Config]):
     def describe(self) -> dict[str, Any]:
         """manifest["task"]: what the outputs mean."""
         return {"kind": self.kind, "classes": list(self.subject.classes)}
+
+    def recorded(self) -> dict[str, Any]:
+        """`describe`, and all that `finetune.apply.trained` makes the same task of."""
+        origin = {"settings": asdict(self.settings), "bits": self.subject.bits, "facts": dict(self.subject.facts)}
+        return self.describe() | origin
 
     def evaluation(self) -> dict[str, Any]:
         """manifest["evaluation"]: what the view of evaluation does, see `swinmim.checkpoint.manifest.Evaluation`."""

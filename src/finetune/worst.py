@@ -66,7 +66,7 @@ def write_table(path: Path, answers: Sequence[Answer], names: Sequence[str]) -> 
 def _columns(kind: str, row: Row) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in row.items():
-        if key in ("mask", "objects"):
+        if key in ("mask", "objects", "top"):
             continue
         name = kind if key in ("class", "labels") else key if kind == "prediction" else f"{kind}_{key}"
         found[name] = "|".join(map(str, value)) if key == "labels" else _plain(value)
@@ -82,7 +82,7 @@ def in_words(row: Row) -> str:
     words: list[str] = []
     for key, value in row.items():
         match key, value:
-            case ("mask", _) | ("probabilities", _):
+            case (("mask" | "probabilities" | "top"), _):
                 continue
             case "objects", list():
                 words.append(f"{len(value)} objects")

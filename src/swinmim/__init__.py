@@ -1,6 +1,7 @@
 """swinmim: pretrain SwinV2 on unlabelled images by masked image modelling, and take it to a task.
 
-create_encoder, load_encoder, save_encoder, hf_backbone    the public Python API
+create_encoder, load_encoder, save_encoder, hf_backbone    the public Python API, with
+load_model, preprocess    a trained task model; pictures as an encoder takes them
 models/       the network, plain torch          optim/        parameter groups, schedules
 checkpoint/   encoder folders, run checkpoints  training/     one run: skeleton, strategies, callbacks, faults
 evaluation/   what a frozen encoder knows
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
     from swinmim.checkpoint.encoder import save_encoder as save_encoder
     from swinmim.models.swinv2 import create_encoder as create_encoder
 
-__all__ = ["create_encoder", "hf_backbone", "load_encoder", "save_encoder"]
+__all__ = ["create_encoder", "hf_backbone", "load_encoder", "load_model", "preprocess", "save_encoder"]
 _HOMES = {
     "create_encoder": "swinmim.models.swinv2",
     "hf_backbone": "swinmim.backbone",
     "load_encoder": "swinmim.checkpoint.encoder",
     "save_encoder": "swinmim.checkpoint.encoder",
+    # By name alone: this package is below the one that knows tasks, and works without it.
+    "load_model": "finetune.apply.predictor",
+    "preprocess": "finetune.apply.predictor",
 }
 
 

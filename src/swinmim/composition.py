@@ -141,7 +141,8 @@ def _group_problem(
     group = override.key_or_group
     if group not in chosen:
         groups = ", ".join(sorted(known for known in chosen if "/" not in known and known != "hydra"))
-        return f"{name} has no {group} to choose. It has: {groups}."
+        has = f"It has: {groups}" if groups else f"Its settings are key=value: python -m finetune.{name} --cfg job"
+        return f"{name} has no {group} to choose. {has}."
     if override.type in (OverrideType.ADD, OverrideType.FORCE_ADD):
         return f"+{group}: {group} is there already. Write it without '+': {group}=..."
     if override.type != OverrideType.DEL and override.value() is None:

@@ -71,10 +71,10 @@ def open_door(name: str, schema_type: type[T], run: Callable[[T, Path], object])
         if sweep and world_size() > 1:
             raise ConfigError(NO_SWEEP)
         if config is not None and is_main():
-            check_resume(Path(config.output_dir), config.resume)
+            check_resume(Path(config.output_dir), _resume(config))
             made = None if Path(config.output_dir).exists() else Path(config.output_dir)
             lock.enter_context(run_lock.held(Path(config.output_dir)))
-            refuse_overwrite(Path(config.output_dir), config.resume)
+            refuse_overwrite(Path(config.output_dir), _resume(config), hasattr(config, "resume"))
     except UserError as error:
         lock.close()
         if local_rank() == 0:  # the others of this machine found the same
@@ -181,8 +181,13 @@ def _is_no_result(path: Path) -> bool:
     return path.name in (".hydra", run_lock.NAME) or path.suffix == ".log"
 
 
-def refuse_overwrite(output_dir: Path, resume: str | None) -> None:
-    """A run never writes into the directory of another one.
+def _resume(config: Any) -> str | None:
+    """Of commands that can go on with what they began."""
+    return getattr(config, "resume", None)
+
+
+def refuse_overwrite(output_dir: Path, resume: str | None, resumable: bool = True) -> None:
+    """A run never writes into the directory of another one; `resumable` are those that know the setting `resume`.
 
     Raises ConfigError: the directory holds more than what Hydra just put there and nothing asks to resume it.
     """
@@ -192,21 +197,21 @@ def refuse_overwrite(output_dir: Path, resume: str | None) -> None:
     if others:
         raise ConfigError(
             f"output_dir={output_dir} is not empty (it holds {', '.join(others[:3])}). "
-            "Add resume=auto to continue that run, or choose another output_dir."
+            f"{'Add resume=auto to continue that run, or choose' if resumable else 'Choose'} another output_dir."
         )
 
 
 def _start(cfg: DictConfig, schema_type: type[T], run: Callable[[T, Path], object]) -> None:
     hydra_cfg = HydraConfig.get()
     config: Any = load(schema_type, cfg)
-    if hydra_cfg.mode == RunMode.MULTIRUN and config.trainer.world_size > 1:
+    if hydra_cfg.mode == RunMode.MULTIRUN and getattr(config.trainer, "world_size", 1) > 1:
         raise ConfigError(NO_SWEEP)
     output_dir = Path(hydra_cfg.runtime.output_dir)
     with ExitStack() as lock:
         if is_main():
             if os.path.realpath(config.output_dir) != os.path.realpath(output_dir):  # one of a sweep, each its own
                 lock.enter_context(run_lock.held(output_dir))
-            refuse_overwrite(output_dir, config.resume)
+            refuse_overwrite(output_dir, _resume(config), hasattr(config, "resume"))
         else:
             logging.getLogger().setLevel(logging.WARNING)
         run(config, output_dir)

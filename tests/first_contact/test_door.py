@@ -6,11 +6,18 @@ import sys
 
 import pytest
 
+from finetune.apply.config import EmbedConfig, EvaluateConfig, PredictConfig
 from finetune.config import FinetuneConfig
 from pretrain.config import PretrainConfig
 from swinmim import door
 
-SCHEMAS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+SCHEMAS = {
+    "pretrain": PretrainConfig,
+    "finetune": FinetuneConfig,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+    "embed": EmbedConfig,
+}
 TUNE = "finetune ckpt=x data.path=x"
 
 MISTAKES = {
@@ -59,7 +66,7 @@ MISTAKES = {
     "pretrain schedule=linear": "Known: cosine, multistep",
     "pretrain strategy=fsdp": "Known: ddp, deepspeed_zero1",
     "pretrain logger=tensorboard": "Known: csv, none, wandb",
-    f"{TUNE} task=segment": "Known: classify, classify_light, knn, multilabel, probe",
+    f"{TUNE} task=depth": "unknown task 'depth'",
     # what must be there
     "finetune data.path=x": "ckpt: a value is required: a run directory or an encoder folder",
     "finetune ckpt=x": "data.path: a value is required. Add data.path=...",
@@ -154,6 +161,23 @@ MISTAKES = {
     f"{TUNE} task.crop_ratio=0": "crop_ratio must lie in (0, 1]",
     f"{TUNE} task=multilabel task.threshold=2": "threshold is a probability between 0 and 1",
     f"{TUNE} data.labels_per_class=0": "data.labels_per_class: Input should be greater than or equal to 1",
+    # commands that apply a model
+    "evaluate": "ckpt: a value is required: a run of finetune",
+    "evaluate ckpt=x strategy=ddp": "evaluate has no strategy to choose. Its settings are key=value",
+    "evaluate ckpt=x resolution=[]": "resolution is an empty list",
+    "evaluate ckpt=x resolution=0": "resolution",
+    "evaluate ckpt=x data.path= batch_size=0": "batch_size: Input should be greater than or equal to 1",
+    "evaluate ckpt=x data.val_ratio=0.1": "unknown key 'data.val_ratio'",
+    "evaluate ckpt=x worst=-1": "worst: Input should be greater than or equal to 0",
+    "evaluate ckpt=x output_dir=full": "(it holds precious.txt). Choose another output_dir",
+    "predict ckpt=x": "data.path: a value is required",
+    "predict ckpt=x data.path=": "path is empty, which would be the current directory",
+    "predict ckpt=x data.path=x table=xlsx": "table: Input should be 'csv' or 'parquet'",
+    "predict ckpt=x data.path=x trainer.devices=2": "unknown key 'trainer.devices'",
+    "predict ckpt= data.path=x": "ckpt is empty",
+    "embed ckpt=x data.path=x stage=0": "stage: Input should be greater than or equal to 1",
+    "embed ckpt=x data.path=x format=csv": "format: Input should be 'npy' or 'parquet'",
+    "embed ckpt=x data.path=x resolutoin=32": "Did you mean 'resolution'?",
     # what does not go together
     f"{TUNE} task=multilabel data.labels_per_class=3": "which task=multilabel does not have",
     f"{TUNE} data.mix=[{{path:a,weight:1}}]": "mix and streaming_samples are for pretraining",

@@ -1,8 +1,10 @@
 """Mistakes that only the run can see: data, checkpoints, devices, shapes. Each in a process that was forked for it."""
 
+import json
 import os
 import runpy
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from runs import SERVER
 
 pytestmark = pytest.mark.slow
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+TASK_MODEL = Path(__file__).parents[1] / "golden" / "classify_folder"
 DEMO = "ckpt=null model=swinv2_demo resolution=32"
 
 MISTAKES = {
@@ -51,6 +54,16 @@ MISTAKES = {
     f"finetune {DEMO} data.path=file": (3, "data.path is a folder of images, a list"),
     f"finetune {DEMO} data.path=nope": (3, "A source of images must exist"),
     f"finetune {DEMO} data.path=builtin:digits task=multilabel": (3, "This task needs labels with each image"),
+    "finetune.evaluate ckpt=nope": (4, "nope does not exist"),
+    "finetune.evaluate ckpt=head resolution=33": (2, "Nearest legal resolutions: 32 and 40"),
+    "finetune.evaluate ckpt=head": (2, "to say what it validated on. Add data.path=LABELLED"),
+    "finetune.evaluate ckpt=head data.path=builtin:digits": (3, "The model knows the classes a, b, c; "),
+    "finetune.evaluate ckpt=plain data.path=builtin:digits": (4, "is an encoder without a head"),
+    "finetune.predict ckpt=plain data.path=builtin:digits": (4, "python -m finetune.embed ckpt="),
+    "finetune.predict ckpt=head data.path=nope": (3, "A source of images must exist, got nope"),
+    "finetune.predict ckpt=head data.path=empty": (3, "No images found in empty"),
+    "finetune.embed ckpt=head data.path=builtin:digits stage=3": (2, "has the stages 1 to 2, got stage=3"),
+    "finetune.embed ckpt=garbage.pth data.path=builtin:digits": (4, "garbage.pth cannot be read"),
 }
 WITHOUT_GPU = {
     "pretrain trainer.accelerator=gpu": (2, "sees none. Look at nvidia-smi and CUDA_VISIBLE_DEVICES"),
@@ -82,9 +95,15 @@ def answer(tmp_path, cache):
     (folder / "file").touch()
     (folder / "garbage.pth").write_text("no checkpoint")
     (folder / "list.csv").write_text("path,label\na.jpg,cat\n")
+    for name in ("head", "plain"):
+        shutil.copytree(TASK_MODEL, folder / name)
+    told = json.loads((TASK_MODEL / "manifest.json").read_text())
+    (folder / "plain" / "manifest.json").write_text(json.dumps(told | {"task": None}))
+    before = sorted(path.name for path in folder.iterdir())
 
     def call(line: str) -> tuple[int, str]:
-        known = "" if "data.cache_dir" in line else f" data.cache_dir={cache}"
+        packs = "data.cache_dir" not in line and not line.startswith(("finetune.predict", "finetune.embed"))
+        known = f" data.cache_dir={cache}" if packs else ""
         child = SERVER.Process(target=enter, args=(line + known, folder, tmp_path / "output"))
         child.start()
         child.join(120)
@@ -92,7 +111,7 @@ def answer(tmp_path, cache):
         return child.exitcode, (tmp_path / "output").read_text()
 
     yield call
-    assert sorted(path.name for path in folder.iterdir()) == ["empty", "file", "garbage.pth", "list.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == before
 
 
 @pytest.mark.parametrize("line", MISTAKES)

@@ -54,7 +54,10 @@ def test_fine_tuning_grows_the_window_learns_and_leaves_a_timm_model(tmp_path, r
     assert manifest["windows"] == [[8, 8], [8, 8]]
     assert manifest["pretrained_windows"] == [[4, 4], [4, 4]]
     assert manifest["mean"] == [0.3, 0.3, 0.3]  # the encoder's normalisation, not the set's
-    assert manifest["task"] == {"kind": "classify", "classes": [str(digit) for digit in range(10)]}
+    assert {key: manifest["task"][key] for key in ("kind", "classes")} == {
+        "kind": "classify",
+        "classes": [str(digit) for digit in range(10)],
+    }
     assert manifest["parent"] == str(encoder_folder)
     assert manifest["evaluation"] == {"crop_pct": 1.0, "crop_mode": "center", "interpolation": "bicubic"}
     assert len({stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "run" / "encoder").iterdir()}) == 1
@@ -116,7 +119,9 @@ def test_best_and_last_are_kept_and_told(tmp_path, run_finetune, encoder_folder,
     assert verdict == [
         f"last      epoch 3, validation top-1 40.00 %, {run / 'encoder'}",
         f"best      epoch 2, validation top-1 50.00 %, {checkpoints / 'best' / 'encoder'}",
-        f"next      timm.create_model('local-dir:{run / 'encoder'}', pretrained=True)",
+        f"next      python -m finetune.evaluate ckpt={run}",
+        f"          python -m finetune.predict ckpt={run} data.path=IMAGES",
+        f"          timm.create_model('local-dir:{run / 'encoder'}', pretrained=True)",
     ]
 
 

@@ -150,11 +150,12 @@ def _fields(target: Boxes) -> dict[str, Any]:
     if target.crowd.any():
         fields["crowd"] = target.crowd.astype(int).tolist()
     if target.masks is not None:
-        fields["masks"] = {"size": target.masks.shape[1:], "counts": [_runs(mask) for mask in target.masks]}
+        fields["masks"] = {"size": target.masks.shape[1:], "counts": [runs_of(mask) for mask in target.masks]}
     return fields
 
 
-def _runs(mask_HW: NDArray[np.bool_]) -> list[int]:
+def runs_of(mask_HW: NDArray[np.bool_]) -> list[int]:
+    """Lengths of the runs of a mask as in COCO: column by column, background first."""
     pixels = mask_HW.ravel(order="F")
     edges = [0, *(np.flatnonzero(pixels[1:] != pixels[:-1]) + 1).tolist(), len(pixels)]
     runs = [end - begin for begin, end in pairwise(edges)]

@@ -41,6 +41,31 @@ class Part(NamedTuple):
         return np.arange(len(self.shards)) if self.indices is None else np.sort(self.indices)
 
 
+class EvalData(LightningDataModule):
+    """Every sample of a part once, in order, with fixed seeds.
+
+    Args:
+        part: what to evaluate on.
+        view: from a decoded image to one of `settings.resolution`.
+        settings: see there; of its seed, batch_size and loaders.
+    """
+
+    def __init__(self, part: Part, view: View, settings: LoaderSettings) -> None:
+        super().__init__()
+        self.part, self.view, self.settings = part, view, settings
+
+    def val_dataloader(self) -> BatchLoader:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        shards, indices, size = self.part.shards, self.part.sorted_indices(), self.settings.batch_size
+        return BatchLoader(
+            BatchDataset(shards, indices, self.view, self.settings, "eval"),
+            EvalSampler(indices, size, rank=rank, world=world),
+            self.settings.num_workers,
+            self.settings.max_bad_fraction,
+            shards.fork_safe,
+        )
+
+
 class RunData(LightningDataModule):
     """What indexed and streamed data share: the steps of an epoch, and this process's share of them.
 

@@ -210,24 +210,30 @@ def _posterize(image: pillow.Image, bits: int, **_: Any) -> pillow.Image:
 
 
 class CenterCrop:
-    """The view for evaluation, bicubic. Masks and boxes go along; the seed is not used.
+    """The view for evaluation. Masks and boxes go along; the seed is not used.
 
     Args:
         resolution: (height, width) of the result.
         crop_ratio: share of the picture's side that is kept, as timm's `crop_pct`.
         mode: as timm's `crop_mode`. center keeps the aspect, see `center_box`; squash bends the picture into the
             resolution, as the published 384-px evaluation does (`TEST.CROP False`).
+        interpolation: bicubic or bilinear.
     """
 
     def __init__(
-        self, resolution: tuple[int, int], crop_ratio: float, mode: Literal["center", "squash"] = "center"
+        self,
+        resolution: tuple[int, int],
+        crop_ratio: float,
+        mode: Literal["center", "squash"] = "center",
+        interpolation: Literal["bicubic", "bilinear"] = "bicubic",
     ) -> None:
         self.resolution, self.crop_ratio, self.mode = resolution, crop_ratio, mode
+        self.interpolation = interpolation
 
     def __call__(self, image_HWC: Image, target: Target | None, seed: int) -> tuple[Tensor, Seen]:
         size = image_HWC.shape[0], image_HWC.shape[1]
         box = center_box(*size, size if self.mode == "squash" else self.resolution, self.crop_ratio)
-        return _cut(image_HWC, box, self.resolution, "bicubic"), see(target, size, box, self.resolution)
+        return _cut(image_HWC, box, self.resolution, self.interpolation), see(target, size, box, self.resolution)
 
 
 def fitted(size: tuple[int, int], canvas: tuple[int, int], scale: float = 1.0) -> tuple[int, int]:

@@ -13,6 +13,8 @@ from PIL import Image
 
 from data.sources.source import Item, Source
 
+DIGITS = "builtin:digits"
+"""What it is called."""
 SIDE = 32
 CLASSES = tuple(str(digit) for digit in range(10))
 

@@ -111,10 +111,14 @@ class Classify(PooledTask[ClassifyConfig]):
             metrics["loss"].update(F.cross_entropy(logits, label), weight=len(label))
 
     def predict(self, output: Tensor, batch: Batch) -> Rows:
-        """The likeliest `class` and its `probability`."""
-        best = output.float().softmax(1).max(1)
-        classes = [self.subject.classes[index] for index in best.indices.tolist()]
-        return [{"class": c, "probability": p} for c, p in zip(classes, best.values.tolist(), strict=True)]
+        """The likeliest `class` and its `probability`; `top`, both of each of the likeliest five."""
+        names = self.subject.classes
+        best = output.float().softmax(1).topk(min(5, len(names)), 1)
+        rows: Rows = []
+        for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+            top = [{"class": names[index], "probability": value} for index, value in zip(indices, values, strict=True)]
+            rows.append({**top[0], "top": top})
+        return rows
 
     def truth(self, batch: Batch) -> Rows:
         return [{"class": self.subject.classes[label]} for label in batch["label"].tolist()]

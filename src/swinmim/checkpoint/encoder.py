@@ -192,6 +192,7 @@ def load_stored(stored: Stored, **options: Unpack[EncoderOptions]) -> SwinV2:
         )
     encoder.to_empty(device="cpu")
     encoder.load_state_dict(state)
+    encoder.origin = manifest
     return encoder
 
 

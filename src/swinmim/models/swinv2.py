@@ -56,6 +56,9 @@ class SwinV2(nn.Module):
     Raises ModelError for a size that does not fit (with the nearest that do) and for unknown options.
     """
 
+    origin: object = None
+    """The manifest of the folder that it was loaded from, with the normalisation that it knows; else None."""
+
     def __init__(
         self,
         architecture: Architecture,

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +18,15 @@ from swinmim.optim.build import build_optimizer
 from swinmim.training.finite import FiniteGuard, poison
 from swinmim.training.settings import RunConfig
 from swinmim.training.strategies.base import Answers
+
+
+def measured(metrics: Mapping[str, Metric]) -> Iterator[tuple[str, Any]]:
+    """The numbers of metrics, of one that computes a dict each of its, after which they start anew."""
+    for name, metric in metrics.items():
+        value = metric.compute()
+        yield from value.items() if isinstance(value, dict) else [(name, value)]
+        metric.reset()
+
 
 Build = Callable[[], nn.Module]
 """Makes a network with its first weights."""
@@ -135,11 +144,8 @@ class TrainingModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.validated = self.global_step
-        for name, metric in cast(dict[str, Metric], self.metrics).items():
-            value = metric.compute()
-            for key, number in value.items() if isinstance(value, dict) else [(name, value)]:
-                self.log(f"val/{key}", number)
-            metric.reset()
+        for name, number in measured(cast(dict[str, Metric], self.metrics)):
+            self.log(f"val/{name}", number)
         self.log("samples_seen", self.samples_seen)
 
     @abstractmethod

@@ -55,23 +55,18 @@ class StrategyConfig:
 
 
 @schema
-class TrainerConfig:
-    max_epochs: Count
-    max_steps: int = -1
-    """Optimizer steps after which the run ends even inside an epoch; -1 is no limit."""
+class AcceleratorConfig:
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Literal["auto", "bf16-mixed", "32-true"] = "auto"
+    """auto: bf16 autocast where the hardware has it, else float32."""
+
+
+@schema
+class DeviceConfig(AcceleratorConfig):
     devices: Count | None = None
     """Devices per node; null: as many as torchrun or srun started processes there, without a launcher 1."""
     num_nodes: Count | None = None
     """null: as many as the launcher uses, without one 1."""
-    precision: Literal["auto", "bf16-mixed", "32-true"] = "auto"
-    """auto: bf16 autocast where the hardware has it, else float32."""
-    val_every_epochs: Count = 1
-    log_every_steps: Count = 50
-
-    def __post_init__(self) -> None:
-        if self.max_steps != -1 and self.max_steps < 1:
-            raise ValueError(f"max_steps must be positive, or -1 for no limit; got {self.max_steps}")
 
     @property
     def devices_per_node(self) -> int:
@@ -86,6 +81,19 @@ class TrainerConfig:
     @property
     def world_size(self) -> int:
         return self.devices_per_node * self.nodes
+
+
+@schema
+class TrainerConfig(DeviceConfig):
+    max_epochs: Count
+    max_steps: int = -1
+    """Optimizer steps after which the run ends even inside an epoch; -1 is no limit."""
+    val_every_epochs: Count = 1
+    log_every_steps: Count = 50
+
+    def __post_init__(self) -> None:
+        if self.max_steps != -1 and self.max_steps < 1:
+            raise ValueError(f"max_steps must be positive, or -1 for no limit; got {self.max_steps}")
 
 
 @schema

@@ -14,13 +14,20 @@ from swinmim import private
 from swinmim.errors import ConfigError
 from swinmim.memory import GIB, host_memory, training_bytes
 from swinmim.training.launch import check_launch, check_visible, cluster_environment
-from swinmim.training.settings import LoggerConfig, RunConfig, StrategyConfig, TrainerConfig
+from swinmim.training.settings import (
+    AcceleratorConfig,
+    DeviceConfig,
+    LoggerConfig,
+    RunConfig,
+    StrategyConfig,
+    TrainerConfig,
+)
 from swinmim.training.state_io import StateIO
 from swinmim.training.strategies.build import build_strategy
 from swinmim.training.wandb import build_wandb
 
 
-def check_world(trainer: TrainerConfig, strategy: StrategyConfig) -> None:
+def check_world(trainer: DeviceConfig, strategy: StrategyConfig) -> None:
     """The processes that a launcher started are those the settings ask for, and several need a strategy for them.
 
     Raises ConfigError: devices that are not the launcher's, strategy=single with more than one device, or DeepSpeed
@@ -74,7 +81,7 @@ def check_memory(num_parameters: int, trainer: TrainerConfig, strategy: Strategy
         )
 
 
-def resolve_precision(config: TrainerConfig) -> str:
+def resolve_precision(config: AcceleratorConfig) -> str:
     """The precision that `auto` stands for on this machine: bf16 where matrix products in it are native."""
     if config.precision != "auto":
         return config.precision
@@ -106,8 +113,7 @@ def build_trainer(
     output_dir: Path,
 ) -> L.Trainer:
     """The trainer of a run. Data order, sampler and checkpoints are ours, so Lightning's own are off."""
-    for chatty in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    _be_quiet()
     trainer, strategy = config.trainer, config.strategy
     precision, device = resolve_precision(trainer), only_device(trainer.accelerator)
     return L.Trainer(
@@ -131,3 +137,33 @@ def build_trainer(
         logger=list(loggers),
         default_root_dir=output_dir,
     )
+
+
+def build_evaluator(devices: DeviceConfig, *, batch_size: int, output_dir: Path) -> L.Trainer:
+    """A trainer that only validates, replicated over the devices.
+
+    batch_size: images per device and forward pass. Raises ConfigError as `check_world`.
+    """
+    strategy = StrategyConfig(kind="single" if devices.world_size == 1 else "ddp")
+    check_world(devices, strategy)
+    _be_quiet()
+    precision, device = resolve_precision(devices), only_device(devices.accelerator)
+    return L.Trainer(
+        accelerator=devices.accelerator,
+        devices=devices.devices_per_node,
+        num_nodes=devices.nodes,
+        plugins=[cluster_environment()],
+        strategy=build_strategy(strategy, device=device, bf16=precision == "bf16-mixed", batch_size=batch_size),
+        precision=precision,  # type: ignore[arg-type]
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        logger=False,
+        default_root_dir=output_dir,
+    )
+
+
+def _be_quiet() -> None:
+    for chatty in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -131,5 +131,7 @@ def test_predictions_and_verdict_are_plain():
     rows = task.predict(LOGITS, {})
     assert [row["class"] for row in rows] == ["cat", "dog", "owl", "cat"]
     assert rows[0]["probability"] == pytest.approx(float(LOGITS[0].softmax(0)[0]))
+    assert rows[0]["top"][0]["class"] == "cat"
+    assert sum(one["probability"] for one in rows[0]["top"]) == pytest.approx(1)
     assert task.verdict({"val/top1": 0.8125}) == "validation top-1 81.25 %"
     assert task.describe() == {"kind": "classify", "classes": ["cat", "dog", "owl"]}

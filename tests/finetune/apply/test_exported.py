@@ -8,7 +8,7 @@ from made_folders import made_encoder, made_task_model, spread
 from made_tasks import made_task
 from torch import nn
 
-from finetune import exported
+from finetune.apply import exported
 from finetune.model import TaskModel
 from finetune.tasks.classify import Classify
 from finetune.tasks.registry import TASKS
