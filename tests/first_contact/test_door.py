@@ -215,7 +215,14 @@ def answer(tmp_path, monkeypatch, capsys):
     os.umask(umask)
 
 
-@pytest.mark.parametrize("line", MISTAKES)
+QUICK = 4
+"""Of so many mistakes the quick tests try one; each composes a configuration."""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [pytest.param(line, marks=[pytest.mark.slow] * (number % QUICK > 0)) for number, line in enumerate(MISTAKES)],
+)
 def test_a_mistake_gets_its_answer_at_the_door(answer, tmp_path, line):
     code, text = answer(line)
     assert MISTAKES[line] in text
