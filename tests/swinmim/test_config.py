@@ -21,8 +21,10 @@ from swinmim.models.architecture import get_architecture
 from swinmim.training.execute import num_parameters
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
-PRETRAIN = [name for name in EXPERIMENTS if "_ft" not in name]
-FINETUNE = [name for name in EXPERIMENTS if "_ft" in name]
+FINETUNE = [
+    name for name in EXPERIMENTS if "python -m finetune" in (CONF_DIR / "experiment" / f"{name}.yaml").read_text()
+]
+PRETRAIN = [name for name in EXPERIMENTS if name not in FINETUNE]
 ENCODER_MILLIONS = {"t": 27.58, "s": 48.96, "b": 86.89, "l": 195.20, "h": 655.22, "g": 2997.84}
 
 

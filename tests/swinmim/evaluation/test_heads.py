@@ -103,7 +103,7 @@ def test_scores_are_those_of_a_count(samples):
     for head, score in enumerate(scores):
         assert score.top1 == pytest.approx(float((logits[head].argmax(1) == labels).float().mean()))
         assert score.loss == pytest.approx(float(nn.functional.cross_entropy(logits[head], labels)), rel=1e-4)
-    assert scores[1].top1 > 0.7  # three classes, shifted by their number
+    assert scores[1].top1 > 0.5  # three classes, shifted by their number; a third is chance, 9 steps give two thirds
 
 
 def test_the_best_head_has_most_right_answers_and_then_the_lowest_loss():
