@@ -6,7 +6,8 @@ Folders are packed once into a cache and reused. Only here it is decided whether
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data.codecs.targets import IGNORED, Needs
+from data.codecs.formats import CLIPS
+from data.codecs.targets import IGNORED, WITHOUT_TARGET, Needs
 from data.config import DataConfig, LabelledDataConfig, LabelledPackingConfig, PackingConfig
 from data.loading.batch import LoaderSettings
 from data.loading.module import Part, ShardData, StreamData
@@ -108,7 +109,7 @@ def open_data(config: DataConfig, channels: int = 3) -> SampleSet | StreamSet:
     with so many channels.
 
     Raises:
-        DataError: one of them cannot be opened, or they have different channels.
+        DataError: one of them cannot be opened or holds clips, or they have different channels.
     """
     if config.streaming_samples is not None:
         measured = {} if config.stats == "auto" else {"measured": 1}
@@ -119,7 +120,8 @@ def open_data(config: DataConfig, channels: int = 3) -> SampleSet | StreamSet:
             max_pixels=config.max_pixels,
             **measured,
         )
-    sets = [open_source(path, config, channels) for path in (config.path, *(part.path for part in config.mix))]
+    paths = config.path, *(part.path for part in config.mix)
+    sets = [_require(open_source(path, config, channels), "nothing") for path in paths]
     return MixedSet(sets, [1.0, *(part.weight for part in config.mix)]) if config.mix else sets[0]
 
 
@@ -166,12 +168,19 @@ def _named(root: Path, names: Sequence[str]) -> Iterator[Path]:
 
 
 def _require(shards: ShardSet, needs: Needs) -> ShardSet:
-    if needs == "label" and not (shards.classes and len(shards) and shards.labels.min() >= 0):
+    what, suffix = ("clip", CLIPS[0]) if needs == "clip" else ("image", "jpg")
+    if shards.clips != (what == "clip"):
         raise DataError(
-            f"finetune needs labels; {shards.path} has none for some or all images. Put each image into a folder named"
-            " after its class: DIR/cat/1.jpg, DIR/dog/2.jpg."
+            f"{shards.path} holds clips, which only task=video reads. Give a set of images."
+            if shards.clips
+            else f"task=video needs clips; {shards.path} holds images. Give a set or a folder of {', '.join(CLIPS)}."
         )
-    if needs not in ("nothing", "label", shards.target):
+    if needs in ("label", "clip") and not (shards.classes and len(shards) and shards.labels.min() >= 0):
+        raise DataError(
+            f"finetune needs labels; {shards.path} has none for some or all {what}s. Put each {what} into a folder"
+            f" named after its class: DIR/cat/1.{suffix}, DIR/dog/2.{suffix}."
+        )
+    if needs not in (*WITHOUT_TARGET, shards.target):
         layouts = f", or give the folder of {LAYOUTS[needs]}" if needs in LAYOUTS else ""
         raise DataError(
             f"This task needs {needs} with each image; {shards.path} has {shards.target or 'none'}. Write the set from"
@@ -202,7 +211,7 @@ def loader_settings(
         lanes=config.lanes,
         decoder=config.decoder,
         max_pixels=config.max_pixels,
-        targets=needs not in ("nothing", "label"),
+        targets=needs not in WITHOUT_TARGET,
     )
 
 

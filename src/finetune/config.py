@@ -37,7 +37,7 @@ class FinetuneConfig(RunConfig):
         kind = self.task.kind
         if kind in FROZEN:
             _check_frozen(self)
-        if self.data.labels_per_class is not None and (TASKS | FROZEN)[kind].needs != "label":
+        if self.data.labels_per_class is not None and (TASKS | FROZEN)[kind].needs not in ("label", "clip"):
             raise ValueError(
                 f"data.labels_per_class picks images by their one class, which task={kind} does not have. "
                 "Set it to null."

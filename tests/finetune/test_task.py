@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from made_clips import provide_ffmpeg
 from made_tasks import made_batch, made_encoder, made_module, made_task
 from torch import nn
 
@@ -35,6 +36,12 @@ def started(monkeypatch):
 
 def compose(*overrides):
     return check("finetune", FinetuneConfig, ["ckpt=x", "data.path=x", *overrides])
+
+
+def views(task):
+    if task.needs == "clip":
+        provide_ffmpeg()
+    return task.views((32, 32))
 
 
 def test_every_kind_has_a_file():
@@ -131,7 +138,7 @@ def test_a_task_model_survives_its_folder(tmp_path, name):
     folder = save_task_model(model.encoder, tmp_path / "encoder", model.state_dict(), {"task": task.describe()})
     again = TaskModel(load_encoder(folder), task).eval()
     load_head(folder, again.head)
-    images = torch.randn(2, 3, 32, 32)
+    images = made_module(task).prepare(made_batch(task, views(task)[1]))
     torch.testing.assert_close(again(images), model(images), rtol=0, atol=0)
     assert {n.split(".")[0] for n in model.state_dict()} == {"encoder", "head"}
 
@@ -152,10 +159,10 @@ def test_the_hooks_agree(name):
     """What one hook gives, the next one takes; the metric that decides exists."""
     task = made_task(name, CLASSES)
     model = TaskModel(made_encoder(), task)
-    training, evaluation = task.views((32, 32))
+    training, evaluation = views(task)
     batch = made_batch(task, training)
     module = made_module(task)
-    assert batch["image"].shape == (4, 32, 32, 3)
+    assert batch["image"].shape == (4, *getattr(training, "shape", (32, 32, 3)))
     images, mixed = task.mix(module.prepare(batch), batch)
     loss = task.loss(model.train()(images, *task.teach(mixed)), mixed)
     loss.backward()

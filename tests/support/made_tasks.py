@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from made_clips import encode_clip, provide_ffmpeg
 from torch import nn
 
 from data.codecs.targets import Boxes, Target
@@ -49,8 +50,7 @@ def made_batch(task: Task[Any], view: View, count: int = 4) -> Batch:
     classes = len(task.subject.classes)
     images, targets = [], []
     for seed in range(count):
-        pixels = rng.integers(0, 256, (40, 50, task.subject.channels), dtype=np.uint8)
-        image, target = view(pixels, _made_target(task.needs, classes, rng), seed)
+        image, target = view(_made_image(task, view, rng), _made_target(task.needs, classes, rng), seed)
         images.append(image)
         targets.append(target)
     native = getattr(view, "native", False)
@@ -66,6 +66,14 @@ def made_batch(task: Task[Any], view: View, count: int = 4) -> Batch:
     if targets[0] is not None:
         batch["target"] = together(targets)
     return batch
+
+
+def _made_image(task: Task[Any], view: View, rng: np.random.Generator) -> Any:
+    """What the dataset would give the view."""
+    if hasattr(view, "open"):
+        provide_ffmpeg()
+        return view.open(encode_clip(rng.integers(0, 256, (12, 40, 50, 3), dtype=np.uint8), "avi"), 10_000)
+    return rng.integers(0, 256, (40, 50, task.subject.channels), dtype=np.uint8)
 
 
 def _made_target(needs: str, classes: int, rng: np.random.Generator) -> Target | None:

@@ -9,6 +9,7 @@ from PIL import Image, ImageCms
 
 from data.codecs.bands import FULL_RANGE, MAX_BYTES, Bits, Pixels, npy_bytes, peak
 from data.codecs.decode import MAX_PIXELS, check_size, flat, full_header, is_bands, read_bands, read_header, to_mode
+from data.codecs.formats import CLIPS, clip_suffix, lacks_index
 from data.codecs.jpeg import SOI, decode_jpeg, stripped_jpeg
 from data.codecs.orientation import orientation
 from data.codecs.parsers import DecodeError
@@ -97,6 +98,27 @@ def encode(data: bytes, options: EncodeOptions) -> Encoded:
         if header is None:
             raise
         raise DecodeError(f"{error}: {header}") from error  # pages, bands and sides are easily mistaken
+
+
+def check_clip(data: bytes) -> str:
+    """The suffix for a clip, by its container, which is all that is looked at before its frames are asked for.
+
+    Raises:
+        DecodeError: it is none, or was cut short so that no frame can be found.
+    """
+    if not data:
+        raise DecodeError("empty file")
+    suffix = clip_suffix(data)
+    if suffix is None:
+        raise DecodeError(f"no clip by its first bytes ({', '.join(CLIPS)})")
+    if suffix == "mp4" and lacks_index(data):
+        raise DecodeError("cut short: the table of its frames is missing")
+    return suffix
+
+
+def stored_clip(data: bytes) -> Encoded:
+    """A clip as it is; its frames are decoded where they are learnt from. Raises DecodeError as `check_clip`."""
+    return Encoded(data, check_clip(data), (0, (), ()), (0, 0), (0, 0))
 
 
 def _encoded(data: bytes, options: EncodeOptions, pages: int) -> Encoded:

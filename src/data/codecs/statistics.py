@@ -8,6 +8,9 @@ from PIL import Image
 
 from data.codecs.bands import Bits, Pixels, peak
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 Moments = tuple[int, Sequence[int], Sequence[int]]
 """Number of pixels, and per channel the sum and the sum of squares of their values."""
 

@@ -24,8 +24,11 @@ from data.codecs.png import is_png
 TargetKind = Literal["labels", "value", "mask", "boxes"]
 """labels: any number of classes; value: numbers; mask: a class for each pixel; boxes: objects and where they are."""
 
-Needs = Literal["nothing", "label"] | TargetKind
-"""What a task is taught with: nothing, one class for each image, or a target."""
+Needs = Literal["nothing", "label", "clip"] | TargetKind
+"""What a task is taught with: nothing, one class for each image, a clip and its class instead, or a target."""
+
+WITHOUT_TARGET: tuple[Needs, ...] = ("nothing", "label", "clip")
+"""What no member of a tar beside the image is asked for."""
 
 MEMBERS: dict[TargetKind, str] = {
     "labels": "labels.json",

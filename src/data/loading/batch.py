@@ -15,7 +15,7 @@ class Batch(TypedDict):
     """A micro-batch of any loader.
 
     image: uint8, or uint16 from a set of 16 bits, (B, H, W, C), cropped and resized, not normalised; from a view of
-        `native` images a list of B, (H_i, W_i, C).
+        `native` images a list of B, (H_i, W_i, C); from one of another `shape` (B, *shape), as (B, T, H, W, C).
     seed: int64 (B,), one non-negative random seed per sample, a function of (run seed, epoch, global position). What is
         random on the device is derived from it, so it does not depend on rank, worker or restart.
     index: int64 (B,), index of the delivered image in its shard set; -1 from a stream.

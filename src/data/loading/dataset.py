@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from data.codecs.bands import Pixels
 from data.codecs.decode import DecodeError, decode
 from data.codecs.targets import Boxes, Target, checked_target
 from data.loading.batch import Batch, LoaderSettings
@@ -61,7 +60,7 @@ class BatchDataset(Dataset[Batch]):
         self, shards: SampleSet, indices: Ints, view: View, settings: LoaderSettings, purpose: Literal["train", "eval"]
     ) -> None:
         self.shards, self.indices, self.view, self.settings, self.purpose = shards, indices, view, settings, purpose
-        self._shape = (*settings.resolution, shards.channels)
+        self._shape = getattr(view, "shape", (*settings.resolution, shards.channels))
         self.native = getattr(view, "native", False)
         self._dtype = torch.uint8 if shards.bits == 8 else torch.uint16
         self.kind = shards.target if settings.targets else None
@@ -139,18 +138,18 @@ class BatchDataset(Dataset[Batch]):
             near = self._shard_of(planned) if attempt < _NEARBY else self.indices
             index = int(near[draw % len(near)])
         image = torch.zeros(self._shape, dtype=self._dtype)
-        _, seen = self.view(image, self._nothing(), seed)  # of the shape of the others
+        seen = self.view(image, self._nothing(), seed)[1] if self.kind is not None else None  # shaped as the others
         return _Loaded(image, self.settings.resolution, seen, -1, -1)
 
-    def _decode(self, record: Record) -> tuple[Pixels, Target | None]:
-        shards = self.shards
-        pixels = decode(
-            record.data,
-            shards.channels,
-            bits=shards.bits,
-            max_pixels=self.settings.max_pixels,
-            decoder=self.settings.decoder,
-        )
+    def _decode(self, record: Record) -> tuple[Any, Target | None]:
+        """What the view is called with."""
+        shards, limit = self.shards, self.settings.max_pixels
+        if hasattr(self.view, "open"):
+            pixels = self.view.open(record.data, limit)
+        else:
+            pixels = decode(
+                record.data, shards.channels, bits=shards.bits, max_pixels=limit, decoder=self.settings.decoder
+            )
         if self.kind is None:
             return pixels, None
         return pixels, checked_target(self.kind, record.target, len(shards.classes), pixels.shape[:2])

@@ -85,7 +85,7 @@ def random_flip(image_BHWC: Tensor, seed_B: Tensor) -> Tensor:
 
 
 def normalise(image_BHWC: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:
-    """(B, H, W, C) to float32 (B, C, H, W): (image / peak - mean) / std, mean and std in 0..1 units.
+    """(..., H, W, C) to float32 (..., C, H, W): (image / peak - mean) / std, mean and std in 0..1 units.
 
     The peak is 255 for uint8 and 65535 for uint16.
     """
@@ -93,4 +93,4 @@ def normalise(image_BHWC: Tensor, mean: Sequence[float] | Tensor, std: Sequence[
     mean_C = torch.as_tensor(mean, dtype=torch.float32, device=image_BHWC.device)
     std_C = torch.as_tensor(std, dtype=torch.float32, device=image_BHWC.device)
     scaled_BHWC = (image_BHWC.to(torch.float32) / peak - mean_C) / std_C
-    return scaled_BHWC.permute(0, 3, 1, 2).contiguous()
+    return scaled_BHWC.movedim(-1, -3).contiguous()

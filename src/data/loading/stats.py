@@ -1,12 +1,11 @@
 """Mean and deviation for normalisation."""
 
+from data.codecs.statistics import IMAGENET_MEAN as IMAGENET_MEAN
+from data.codecs.statistics import IMAGENET_STD as IMAGENET_STD
 from data.config import DataConfig
 from data.shards.set import SampleSet
 from data.shards.streamed import StreamSet
 from swinmim.errors import ConfigError
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Stats = tuple[tuple[float, ...], tuple[float, ...]]
 

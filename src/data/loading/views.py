@@ -92,10 +92,13 @@ def _cut(image_HWC: Image, box: Box, resolution: tuple[int, int], interpolation:
 Seen = Tensor | dict[str, Tensor] | None
 """A target after a view; of `Boxes` a dict: `boxes`, float32 (N, 4) as x1, y1, x2, y2 in pixels, `labels`, `crowd`, and
 `masks` where there are some."""
-View = Callable[[Image, Target | None, int], tuple[Tensor, Seen]]
+View = Callable[[Any, Target | None, int], tuple[Tensor, Seen]]
 """Image (H, W, C) of 8 or 16 bits, target and the sample's seed to image (height, width, C) of as many, and target.
 
-One with the attribute `native` = True gives images of any size, and batches of it are lists.
+One with the attribute `native` = True gives images of any size, and batches of it are lists. One with the attribute
+`shape` gives tensors of that shape in place of (height, width, C). One with a method `open` makes of the bytes of a
+sample itself what it is called with: (bytes, most pixels of an image) to anything that has a `shape`, (height, width,
+...); that may decode as late as the call, and both raise DecodeError for what is damaged.
 """
 
 

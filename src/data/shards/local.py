@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data.codecs.formats import SUFFIXES
+from data.codecs.formats import CLIPS, SUFFIXES
 from data.order.epoch import EpochOrders
 from data.order.hashing import Ints
 from data.shards.archive import BLOCK
@@ -29,6 +29,7 @@ class ShardSet:
     Attributes:
         fingerprint: sha256 of the manifest, which holds the sha256 of every shard.
         file_sizes: bytes of each image file; uint32 (N,).
+        clips: it holds clips in place of images.
         open_files: per process; a lane works on few shards at a time.
     """
 
@@ -43,6 +44,7 @@ class ShardSet:
         self.channels, self.bits, self.mean, self.std = manifest.channels, manifest.bits, manifest.mean, manifest.std
         self._index = index
         self.labels: NDArray[np.int32] = index["label"]
+        self.clips = bool((index["suffix"] >= len(SUFFIXES) - len(CLIPS)).any())
         self.file_sizes: NDArray[np.uint32] = index["size"]
         self._ends = np.cumsum(self.shard_sizes, dtype=np.int64)
         self._files: OrderedDict[int, int] = OrderedDict()

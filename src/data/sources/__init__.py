@@ -6,4 +6,5 @@ tars          ImageNet's tars and WebDataset shards    hub           a Hugging F
 digits        the built-in set                         labels        labels as people write them -> numbers
 keys          what belongs together in a tar           tar_targets   targets that lie in tars
 masks         label masks among images, noticed        annotated/    targets in files of their own
+columns       columns of numbers -> values
 """

@@ -35,7 +35,7 @@ def find_source(name: str, needs: Needs | None = None, ignore_index: int = IGNOR
     path = Path(name)
     kind = path.suffix.lower()
     if kind in listing.SUFFIXES and path.is_file():
-        return listing.read_list(path, ignore_index)
+        return listing.read_list(path, needs, ignore_index)
     if kind == ".tar" and path.is_file():
         return read_tars([path])
     if kind in (".tgz", ".gz", ".bz2", ".xz", ".zip") and path.is_file():
@@ -50,7 +50,8 @@ def find_source(name: str, needs: Needs | None = None, ignore_index: int = IGNOR
                 f" ({tars[0]}, or a folder of them)."
             )
         return read_tars(tars)
-    return read_annotated(path, needs, ignore_index=ignore_index) or read_folder(path)
+    clips = None if needs is None else needs == "clip"
+    return read_annotated(path, needs, ignore_index=ignore_index) or read_folder(path, clips=clips)
 
 
 def _is_image(file: Path) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from data.codecs.bands import MAX_BYTES
-from data.codecs.formats import EXTENSIONS
+from data.codecs.formats import CLIPS, EXTENSIONS
 from data.codecs.targets import TargetKind
 from swinmim.outside import Unreadable, read_regular
 
@@ -59,6 +59,12 @@ def not_an_image(name: str) -> str | None:
     return f"not an image by its name (.{extension})" if extension else NO_EXTENSION
 
 
+def not_a_clip(name: str) -> str | None:
+    """Why a file of this name is left out of a source of clips; None for a clip."""
+    extension = os.path.splitext(name)[1].lower().lstrip(".")
+    return None if extension in CLIPS else f"not a clip by its name (.{extension})"
+
+
 def is_lost(name: str, reason: str) -> bool:
     """Whether a file that is left out for this reason may be an image that someone misses: no text beside images."""
     stem, extension = os.path.splitext(os.path.basename(name).lower())
@@ -94,6 +100,7 @@ class Source(ABC):
     notes: what the user should know about the labels.
     target: the kind of target that every image has, if any.
     stored: the manifest of the shard set that this is, if it is one.
+    clips: the items are clips, which are stored as they are.
     """
 
     items: Sequence[Item]
@@ -102,6 +109,7 @@ class Source(ABC):
     notes: tuple[str, ...] = ()
     target: TargetKind | None = None
     stored: "Manifest | None" = None
+    clips: bool = False
 
     @property
     def folders(self) -> int:

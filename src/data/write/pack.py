@@ -66,7 +66,8 @@ def packed(dest: Path, read: Callable[[], Source], options: WriteOptions, label:
 
 def _cache_name(source: FileSource, options: WriteOptions) -> str:
     listing = [(i.name, i.label, i.size, i.mtime_ns, *filter(None, [i.target])) for i in source.items]
-    text = json.dumps([VERSION, str(source.root.resolve()), options.recorded(), source.classes, listing])
+    clips = ["clips"] * source.clips
+    text = json.dumps([VERSION, str(source.root.resolve()), options.recorded(), source.classes, listing, *clips])
     name = source.root.resolve().name.encode()[:_NAME_BYTES].decode(errors="ignore") or "root"
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
@@ -80,13 +81,14 @@ def listed(
     """What `pack` would pack; arguments as there. Raises DataError: path missing, no images, or other classes."""
     is_list = Path(folder).suffix.lower() in SUFFIXES and Path(folder).is_file()
     if is_list:
-        return read_list(Path(folder), ignore_index)
+        return read_list(Path(folder), needs, ignore_index)
     if Path(folder).is_file():
         raise DataError(
             f"data.path is a folder of images, a list ({', '.join(SUFFIXES)}) or a shard set, got the file {folder}. "
             f"Tars are written first: python -m data.write {shell_quoted(folder)} SHARDS, then data.path=SHARDS."
         )
-    return read_annotated(Path(folder), needs, classes, ignore_index) or read_folder(folder, classes)
+    found = read_annotated(Path(folder), needs, classes, ignore_index)
+    return found or read_folder(folder, classes, clips=needs == "clip")
 
 
 def pack(

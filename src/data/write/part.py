@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.codecs.encode import Outcome
-from data.codecs.formats import SUFFIX_NUMBERS
+from data.codecs.formats import SUFFIXES
 from data.codecs.statistics import Moments, summed
 from data.codecs.targets import MEMBERS
 from data.shards.archive import TarWriter, file_sha256, write_file
@@ -80,7 +80,7 @@ def write_part(
             else:
                 key = f"{first + place:09d}"
                 offset = tar.add(f"{key}.{done.suffix}", done.data)
-                row: tuple[int, ...] = (offset, len(done.data), item.label, SUFFIX_NUMBERS[done.suffix])
+                row: tuple[int, ...] = (offset, len(done.data), item.label, SUFFIXES.index(done.suffix))
                 if item.label >= 0:
                     tar.add(f"{key}.cls", str(item.label).encode())
                 if source.target is not None:

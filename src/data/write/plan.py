@@ -69,7 +69,8 @@ def dealt(items: Sequence[Item], positions: Sequence[int], most: int, most_bytes
 def plan_hash(source: Source, options: WriteOptions, *, times: bool = False) -> str:
     """sha256 of all that decides the result except the files' contents; `times` adds when they were changed."""
     kind = [source.target] if source.target else []
-    text = hashlib.sha256(json.dumps([options.recorded(), source.classes, *kind]).encode())
+    clips = ["clips"] * source.clips
+    text = hashlib.sha256(json.dumps([options.recorded(), source.classes, *kind, *clips]).encode())
     for item in source.items:
         fields = [item.name, item.label, item.size, item.mtime_ns if times else 0, *([item.target] if kind else [])]
         text.update(json.dumps(fields).encode())

@@ -9,6 +9,7 @@ from PIL import Image
 
 from data.codecs.bands import Pixels
 from data.codecs.decode import MAX_PIXELS, DecodeError, decode
+from data.codecs.encode import check_clip
 from data.codecs.targets import checked_target, decode_target
 from data.order.hashing import permutation
 from data.shards.archive import file_sha256
@@ -49,9 +50,12 @@ def verify(
         for index in range(len(opened)):
             record = opened.read(index)
             try:
-                pixels = decode(record.data, opened.channels, bits=opened.bits, max_pixels=max_pixels)
-                if opened.target:
-                    checked_target(opened.target, record.target, len(opened.classes), pixels.shape[:2])
+                if opened.clips:
+                    check_clip(record.data)
+                else:
+                    pixels = decode(record.data, opened.channels, bits=opened.bits, max_pixels=max_pixels)
+                    if opened.target:
+                        checked_target(opened.target, record.target, len(opened.classes), pixels.shape[:2])
             except DecodeError as error:
                 problems.append(f"{record.shard}: {record.key}: {error}")
             if progress is not None:
@@ -68,7 +72,8 @@ def describe(shards: ShardSet) -> str:
     per_shard = shards.shard_sizes
     lines = [
         f"{shards.path}",
-        f"images    {len(shards):,} in {len(per_shard):,} shards of {min(per_shard):,} to {max(per_shard):,}",
+        f"{'clips ' if shards.clips else 'images'}    {len(shards):,} in {len(per_shard):,} shards of"
+        f" {min(per_shard):,} to {max(per_shard):,}",
         f"bytes     {sum(s.bytes for s in shards.shards):,}; an image {sizes[0]:,} / {sizes[1]:,} / {sizes[2]:,}"
         " (p10 / median / p90)",
         f"channels  {shards.channels} of {shards.bits} bits; mean {_numbers(shards.mean)}, std {_numbers(shards.std)}",
@@ -105,8 +110,10 @@ def contact_sheet(
     """Some images, spread over the set, as one picture of tiles of `side` pixels.
 
     `bands` are the three channels, counted from 0, that become red, green and blue; None for the first three, or grey.
-    Raises DataError for a band that the set does not have.
+    Raises DataError for a band that the set does not have, and for a set of clips.
     """
+    if shards.clips:
+        raise DataError(f"A sheet shows images; {shards.path} holds clips.")
     chosen = list(bands) if bands is not None else [0, 1, 2] if shards.channels >= 3 else [0, 0, 0]
     if len(chosen) != 3 or not all(0 <= band < shards.channels for band in chosen):
         raise DataError(f"bands are three channels of 0 to {shards.channels - 1}, got {chosen}.")

@@ -13,7 +13,7 @@ from itertools import count
 from multiprocessing.sharedctypes import Synchronized, SynchronizedArray
 
 from data.codecs.decode import DecodeError
-from data.codecs.encode import EncodeOptions, Outcome, encode
+from data.codecs.encode import EncodeOptions, Outcome, encode, stored_clip
 from data.processes import cores, end_with_parent
 from data.sources.source import Source
 from data.write.plan import dealt
@@ -30,7 +30,8 @@ _WORTH_A_PROCESS = 64  # images; a process takes half a second to start
 def encode_item(source: Source, position: int, options: EncodeOptions) -> Outcome:
     """Read and encode item `position` of a source, with its target."""
     try:
-        done = encode(source.load(position), options)
+        data = source.load(position)
+        done = stored_clip(data) if source.clips else encode(data, options)
         if source.target is None:
             return done
         target = fitted(source.target, source.load_target(position), len(source.classes), done)

@@ -14,7 +14,7 @@ from itertools import accumulate, chain
 from pathlib import Path
 
 from data.codecs.encode import Outcome
-from data.codecs.statistics import statistics
+from data.codecs.statistics import IMAGENET_MEAN, IMAGENET_STD, statistics
 from data.shards.manifest import Manifest
 from data.sources.folder import read_folder
 from data.sources.source import Source
@@ -25,7 +25,7 @@ from data.write.part import Part, finished_part, remove_notes, write_part
 from data.write.plan import WriteOptions as WriteOptions
 from data.write.plan import plan, plan_hash
 from data.write.workers import encoded
-from swinmim.errors import DataError
+from swinmim.errors import ConfigError, DataError
 from swinmim.outside import one_line
 
 Progress = Callable[[int, int], None]
@@ -44,9 +44,9 @@ class WriteReport:
     paged: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        folders = self.source.folders
+        folders, what = self.source.folders, "clip" if self.source.clips else "image"
         return (
-            f"found {self.found:,} {'image' if self.found == 1 else 'images'} in {folders:,}"
+            f"found {self.found:,} {what if self.found == 1 else f'{what}s'} in {folders:,}"
             f" {'folder' if folders == 1 else 'folders'}, {len(self.skipped):,} skipped, {labels_in_words(self.source)}"
         )
 
@@ -123,11 +123,14 @@ def write_shards(
     Raises:
         TooManyLeftOut: more unusable files than allowed.
         DataError: no usable image; or `dest` holds something else.
+        ConfigError: channels or bits that clips do not have.
     """
     options = options or WriteOptions()
     dest = Path(dest)
     if isinstance(source, str | Path):
         source = read_folder(source)
+    if source.clips and (options.channels, options.bits) != (3, 8):
+        raise ConfigError(f"Clips have 3 channels of 8 bits, got {options.channels} of {options.bits}.")
     with claimed(source, dest, options):
         same = duplicates(source) if options.dedup == "exact" else {}
         shards = plan(source.items, options, same)
@@ -152,8 +155,12 @@ def _finish(
     report = WriteReport(source, samples, len(parts), tuple(sorted([*skipped, *bad])), tuple(paged))
     list_left_out(dest, report.skipped)
     found = statistics(((part.pixels, part.total, part.squares) for part in parts), options.bits)
+    if source.clips and report.found:
+        found = IMAGENET_MEAN, IMAGENET_STD  # no frame has been decoded
     if found is None:
-        raise DataError(f"No usable image among {len(source.items)} files:\n  {reasons(bad)}")
+        raise DataError(
+            f"No usable {'clip' if source.clips else 'image'} among {len(source.items)} files:\n  {reasons(bad)}"
+        )
     Manifest(
         samples=report.found,
         channels=options.channels,

@@ -9,4 +9,5 @@ detect        boxes and masks of objects       rcnn          its head
 objects       judging and drawing them
 segment       a class for each pixel
 probe         heads on a frozen encoder        knn           its nearest neighbours (both: `finetune.frozen`)
+regress       numbers for each image          video         one class per clip
 """

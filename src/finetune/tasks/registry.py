@@ -13,9 +13,13 @@ from finetune.tasks.detect import Detect
 from finetune.tasks.knn import KNN
 from finetune.tasks.multilabel import Multilabel
 from finetune.tasks.probe import Probe
+from finetune.tasks.regress import Regress
 from finetune.tasks.segment import Segment
+from finetune.tasks.video import Video
 
-TASKS: dict[str, type[Task[Any]]] = {task.kind: task for task in (Classify, Detect, Multilabel, Segment)}
+TASKS: dict[str, type[Task[Any]]] = {
+    task.kind: task for task in (Classify, Detect, Multilabel, Regress, Segment, Video)
+}
 """Those that train."""
 FROZEN: dict[str, type[FrozenTask[Any]]] = {task.kind: task for task in (Probe, KNN)}
 """Those that measure an encoder as it is."""

@@ -172,7 +172,7 @@ def test_manifests_of_the_first_days_open(copy):
     [
         *(("offset", value) for value in (0, -512, 513, 2**62, 2**63 - 1)),
         *(("size", value) for value in (2**32 - 1, 512 * 2**20 + 1, 600_000)),
-        ("suffix", 5),
+        ("suffix", 8),
         ("label", -2),
         ("label", 2),
     ],
