@@ -8,7 +8,7 @@ import lightning as L
 import torch.distributed
 from lightning.pytorch.callbacks import Callback
 
-from data.codecs.decode import decode
+from data.loading.dataset import still
 from data.loading.module import ShardData
 from finetune.task import Task
 from finetune.worst import Worst, draw_answers, write_table
@@ -53,16 +53,7 @@ class HardExamples(Callback):
     def _write(self, data: ShardData) -> None:
         shards, settings, answers = data.val, data.settings, self.worst.answers
         records = [shards.read(one.image) for one in answers]
-        images = [
-            decode(
-                record.data,
-                shards.channels,
-                bits=shards.bits,
-                max_pixels=settings.max_pixels,
-                decoder=settings.decoder,
-            )
-            for record in records
-        ]
+        images = [still(record.data, shards, data.eval_view, settings) for record in records]
         write_table(self.output_dir / f"{NAME}.csv", answers, [record.name for record in records])
         draw_answers(self.task, images, answers).save(self.output_dir / f"{NAME}.png")
         log.info(

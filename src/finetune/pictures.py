@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from data.codecs.decode import decode
 from data.loading.batch import Batch
+from data.loading.dataset import still
 from data.loading.module import ShardData
 from finetune.module import TaskModule
 from finetune.task import Task
@@ -66,14 +66,7 @@ def first_of(batch: Batch, count: int) -> Batch:
 
 def original(data: ShardData, index: int, bands: tuple[int, int, int] | None = None) -> NDArray[np.uint8]:
     """A validation image before the view, uint8 (H, W, 3): three bands of it, or the first one as grey."""
-    shards, settings = data.val, data.settings
-    pixels = decode(
-        shards.read(index).data,
-        shards.channels,
-        bits=shards.bits,
-        max_pixels=settings.max_pixels,
-        decoder=settings.decoder,
-    )
+    pixels = still(data.val.read(index).data, data.val, data.eval_view, data.settings)
     eight = (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
     first = (0, 1, 2) if pixels.shape[2] >= 3 else (0, 0, 0)
     return np.ascontiguousarray(eight[..., bands or first])

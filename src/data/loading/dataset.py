@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from data.codecs.bands import Pixels
 from data.codecs.decode import DecodeError, decode
 from data.codecs.targets import Boxes, Target, checked_target
 from data.loading.batch import Batch, LoaderSettings
@@ -43,6 +44,20 @@ def _decoding(name: str, limited: bool) -> Iterator[None]:
     finally:
         if limited:
             signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def opened(data: bytes, shards: SampleSet, view: View, settings: LoaderSettings) -> Any:
+    """The pixels of a sample, or what its view opens itself; raises DecodeError."""
+    if hasattr(view, "open"):
+        return view.open(data, settings.max_pixels)
+    return decode(data, shards.channels, bits=shards.bits, max_pixels=settings.max_pixels, decoder=settings.decoder)
+
+
+def still(data: bytes, shards: SampleSet, view: View, settings: LoaderSettings) -> Pixels:
+    """A sample as it can be shown, (H, W, C); raises DecodeError."""
+    found = opened(data, shards, view, settings)
+    pixels: Pixels = found.still() if hasattr(found, "still") else found
+    return pixels
 
 
 class BatchDataset(Dataset[Batch]):
@@ -143,13 +158,7 @@ class BatchDataset(Dataset[Batch]):
 
     def _decode(self, record: Record) -> tuple[Any, Target | None]:
         """What the view is called with."""
-        shards, limit = self.shards, self.settings.max_pixels
-        if hasattr(self.view, "open"):
-            pixels = self.view.open(record.data, limit)
-        else:
-            pixels = decode(
-                record.data, shards.channels, bits=shards.bits, max_pixels=limit, decoder=self.settings.decoder
-            )
+        shards, pixels = self.shards, opened(record.data, self.shards, self.view, self.settings)
         if self.kind is None:
             return pixels, None
         return pixels, checked_target(self.kind, record.target, len(shards.classes), pixels.shape[:2])

@@ -98,7 +98,8 @@ View = Callable[[Any, Target | None, int], tuple[Tensor, Seen]]
 One with the attribute `native` = True gives images of any size, and batches of it are lists. One with the attribute
 `shape` gives tensors of that shape in place of (height, width, C). One with a method `open` makes of the bytes of a
 sample itself what it is called with: (bytes, most pixels of an image) to anything that has a `shape`, (height, width,
-...); that may decode as late as the call, and both raise DecodeError for what is damaged.
+...), and a method `still` for the pixels to be shown; that may decode as late as the call, and both raise DecodeError
+for what is damaged.
 """
 
 

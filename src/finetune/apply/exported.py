@@ -26,6 +26,11 @@ def task_network(stored: Stored, resolution: int | Pair | None) -> ImageNetwork:
 
     Raises CheckpointError: there is no head, it cannot be rebuilt, or it gives something else.
     """
+    named = str((stored.manifest.task or {}).get("kind"))
+    if named in TASKS and TASKS[named].needs == "clip":
+        raise CheckpointError(
+            f"A graph takes images, and the network of task={named} clips. Use it from Python, or take part=encoder."
+        )
     encoder = load_stored(stored, resolution=resolution, attention="reference")
     network = open_network(stored, encoder).eval()
     images = made_images(TRACED, encoder.in_chans, encoder.resolution)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from data.codecs.bands import Pixels
 from data.codecs.decode import check_size
 from data.codecs.parsers import PARSER_ERRORS, DecodeError
 from data.codecs.targets import Target
@@ -80,6 +81,11 @@ class Clip:
         with _decoding():
             frames_THWC: Tensor = self._decoder.get_frames_at(list(places)).data
         return frames_THWC
+
+    def still(self) -> Pixels:
+        """The frame in the middle; raises DecodeError."""
+        pixels: Pixels = self.read([self._frames // 2])[0].numpy()
+        return pixels
 
     def is_cut_short(self) -> bool:
         """Whether only some frames at its beginning can be decoded, after which these are all that it has."""

@@ -60,6 +60,11 @@ def test_frames_are_those_of_the_file(container):
     assert greys(frames) == [0, 7, 19, 19, 3]
 
 
+def test_the_middle_frame_stands_for_the_clip():
+    still = Clip(encode_clip(grey_frames(21), "avi"), PIXELS).still()
+    assert (still.shape, round(still.mean() / 8)) == ((48, 64, 3), 10)
+
+
 @pytest.mark.parametrize("container", ["avi", "webm"])
 def test_a_clip_cut_short_has_the_frames_that_are_left(container):
     noise = np.random.default_rng(0).integers(0, 256, (20, 48, 64, 3), dtype=np.uint8)
