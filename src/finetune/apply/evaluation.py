@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.codecs.decode import decode
+from data.codecs.targets import WITHOUT_TARGET
 from data.config import LabelledDataConfig
 from data.loading.batch import LoaderSettings
+from data.loading.dataset import still
 from data.loading.module import EvalData, Part
+from data.loading.views import View
 from data.open import labelled_parts, open_labelled
 from data.processes import default_workers
 from data.shards.set import SampleSet
@@ -59,7 +61,7 @@ def run(config: EvaluateConfig, output_dir: Path) -> list[dict[str, Any]]:
         max_bad_fraction=decoding["max_bad_fraction"],
         decoder=decoding["decoder"],
         max_pixels=decoding["max_pixels"],
-        targets=trained.task.needs not in ("nothing", "label"),
+        targets=trained.task.needs not in WITHOUT_TARGET,
     )
     task, manifest = trained.task, trained.manifest
     rows = []
@@ -84,7 +86,7 @@ def run(config: EvaluateConfig, output_dir: Path) -> list[dict[str, Any]]:
             folder = output_dir / _by(resolution)
             folder.mkdir(parents=True, exist_ok=True)
             _write_details(module.details, task.subject.classes, folder)
-            _write_worst(module.worst.answers, task, part.shards, loading, folder)
+            _write_worst(module.worst.answers, task, part.shards, view, loading, folder)
     if trainer.is_global_zero:
         (output_dir / "results.json").write_text(json.dumps({"images": where, "rows": rows}, indent=1) + "\n")
         write_rows(rows, output_dir / "results.csv")
@@ -207,15 +209,12 @@ def _write_details(details: Mapping[str, Any], classes: Sequence[str], folder: P
 
 
 def _write_worst(
-    answers: Sequence[Answer], task: Task[Any], shards: SampleSet, how: LoaderSettings, folder: Path
+    answers: Sequence[Answer], task: Task[Any], shards: SampleSet, view: View, how: LoaderSettings, folder: Path
 ) -> None:
     """worst.csv, and worst.png with truth and answer."""
     if not answers:
         return
     records = [shards.read(one.image) for one in answers]
-    images = [
-        decode(record.data, shards.channels, bits=shards.bits, max_pixels=how.max_pixels, decoder=how.decoder)
-        for record in records
-    ]
+    images = [still(record.data, shards, view, how) for record in records]
     write_table(folder / "worst.csv", answers, [record.name for record in records])
     draw_answers(task, images, answers).save(folder / "worst.png")

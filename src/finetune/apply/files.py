@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from data.codecs.bands import Bits, Pixels
 from data.codecs.decode import DecodeError, decode
+from data.codecs.targets import Needs
 from data.config import DecodingConfig
 from data.loading.batch import Batch
 from data.loading.ready import ReadyLoader
@@ -55,13 +56,16 @@ class Images:
     def names(self) -> Sequence[str]:
         return [item.name for item in self.source.items]
 
-    def pixels(self, position: int) -> Pixels:
-        """(H, W, C). Raises DecodeError, also for a file that cannot be read."""
+    def data(self, position: int) -> bytes:
+        """Raises DecodeError for a file that cannot be read."""
         try:
-            data = self.source.load(position)
+            return self.source.load(position)
         except OSError as error:
             raise DecodeError(error.strerror or str(error)) from error
-        how = self.how
+
+    def pixels(self, position: int) -> Pixels:
+        """(H, W, C). Raises DecodeError, also for a file that cannot be read."""
+        data, how = self.data(position), self.how
         return decode(data, self.channels, bits=self.bits, max_pixels=how.max_pixels, decoder=how.decoder)
 
     def rgb(self, position: int) -> NDArray[np.uint8]:
@@ -69,8 +73,8 @@ class Images:
         return to_rgb(self.pixels(position))
 
 
-def open_images(path: str, how: DecodingConfig, *, channels: int, bits: int = 8) -> Images:
-    """The images at a path, see `find_source`, for a model of so many channels.
+def open_images(path: str, how: DecodingConfig, *, channels: int, bits: int = 8, needs: Needs = "nothing") -> Images:
+    """The images at a path, see `find_source`, for a model of so many channels; its clips, where a task `needs` these.
 
     Raises DataError: nothing of the kind; ConfigError: a written set of other channels.
     """
@@ -78,7 +82,7 @@ def open_images(path: str, how: DecodingConfig, *, channels: int, bits: int = 8)
         return Images(read_digits(), channels, 8, how)
     if Path(path).is_dir() and not any(Path(path).iterdir()):
         raise DataError(f"No images found in {path}: the folder is empty.")
-    source = find_source(path, "nothing")
+    source = find_source(path, needs if needs == "clip" else "nothing")
     if (stored := source.stored) is not None:
         if stored.channels != channels:
             raise ConfigError(f"{path} has {stored.channels} channels and the model takes {channels}.")
@@ -123,11 +127,17 @@ class _Decoded(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.images)
 
+    def opened(self, position: int) -> Any:
+        """What the view is called with."""
+        if hasattr(self.view, "open"):
+            return self.view.open(self.images.data(position), self.images.how.max_pixels)
+        return self.images.pixels(position)
+
     def __getitems__(self, positions: list[int]) -> Read:
         good, damaged, seen, sizes = [], [], [], []
         for position in positions:
             try:
-                pixels = self.images.pixels(position)
+                pixels = self.opened(position)
                 image, _ = self.view(pixels, None, position)
             except DecodeError as error:
                 damaged.append((position, str(error)))

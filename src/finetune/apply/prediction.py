@@ -40,7 +40,11 @@ def run(config: PredictConfig, output_dir: Path) -> None:
     with config_errors():
         trained.shape(resolution=config.resolution)
     images = open_images(
-        config.data.path, config.data, channels=trained.manifest.in_chans, bits=trained.task.subject.bits
+        config.data.path,
+        config.data,
+        channels=trained.manifest.in_chans,
+        bits=trained.task.subject.bits,
+        needs=trained.task.needs,
     )
     if images.source.classes or images.source.target:
         log.info(

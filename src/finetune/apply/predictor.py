@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.codecs.bands import Pixels
-from data.codecs.decode import DecodeError, decode, to_mode
+from data.codecs.decode import MAX_PIXELS, DecodeError, decode, to_mode
 from data.loading.batch import Batch
 from data.loading.normalise import normalise
 from data.loading.views import CenterCrop
@@ -69,11 +69,21 @@ class TaskPredictor:
         rows: Rows = []
         for begin in range(0, len(images), batch_size):
             numbers = range(begin, min(begin + batch_size, len(images)))
-            pixels = [_pixels(images[n], self.manifest.in_chans, self.task.subject.bits) for n in numbers]
+            pixels = [self._opened(images[n]) for n in numbers]
             seen = [self.view(image, None, n)[0] for n, image in zip(numbers, pixels, strict=True)]
             native = getattr(self.view, "native", False)
             rows += self.answer(batch_of(seen, [image.shape[:2] for image in pixels], numbers, native))
         return rows
+
+    def _opened(self, image: Picture) -> Any:
+        if not hasattr(self.view, "open"):
+            return _pixels(image, self.manifest.in_chans, self.task.subject.bits)
+        if not isinstance(image, str | Path):
+            raise DataError(f"task={self.task.kind} answers about files of clips, got {type(image).__name__}.")
+        try:
+            return self.view.open(read_file(Path(image)), MAX_PIXELS)
+        except (DecodeError, OSError) as error:
+            raise DataError(f"{image} cannot be read: {error}.") from error
 
     @torch.inference_mode()
     def answer(self, batch: Batch) -> Rows:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from made_clips import encode_clip, grey_frames, provide_ffmpeg
 from PIL import Image
 
 from data.config import DecodingConfig
@@ -10,6 +11,7 @@ from data.loading.views import CenterCrop
 from data.sources.folder import read_folder
 from data.write.writer import WriteOptions, write_shards
 from finetune.apply.files import open_images, read
+from finetune.heads.clips import FramesView
 from swinmim.errors import ConfigError, DataError
 
 HOW = DecodingConfig(num_workers=0)
@@ -85,3 +87,17 @@ def test_a_set_of_other_channels(tmp_path, folder):
 
 def test_the_built_in_set():
     assert open_images("builtin:digits", HOW, channels=3).rgb(0).shape == (32, 32, 3)
+
+
+def test_clips_are_read_where_a_task_needs_them(tmp_path):
+    provide_ffmpeg()
+    (tmp_path / "a.avi").write_bytes(encode_clip(grey_frames(6), "avi"))
+    (tmp_path / "b.webm").write_bytes(b"no clip")
+    images = open_images(str(tmp_path), HOW, channels=3, needs="clip")
+    view = FramesView(CenterCrop((16, 16), 1.0), (16, 16), 4, 1, clips=2)
+    (found,) = read(images, view, 2)
+    assert found.positions == [0]
+    assert found.batch["image"].shape == (1, 8, 16, 16, 3)
+    assert found.damaged[0][0] == 1
+    with pytest.raises(DataError, match="No images found"):
+        open_images(str(tmp_path), HOW, channels=3)
