@@ -228,7 +228,10 @@ def test_any_number_of_labels_is_learnt_resumed_exported_and_replayed(
     assert metrics["val/map"] > 0.9
     assert metrics["val/f1_micro"] > 0.8
     manifest = json.loads((whole / "encoder" / "manifest.json").read_text())
-    assert manifest["task"] == {"kind": "multilabel", "classes": ["blue", "green", "red"], "threshold": 0.5}
+    assert manifest["task"]["kind"] == "multilabel"
+    assert manifest["task"]["classes"] == ["blue", "green", "red"]
+    assert manifest["task"]["settings"]["threshold"] == 0.5
+    assert len(manifest["task"]["facts"]["pos_weight"]) == 3
     best = json.loads((whole / "checkpoints" / "best" / "encoder" / "manifest.json").read_text())
     assert best["metrics"]["val/map"] >= metrics["val/map"]
 

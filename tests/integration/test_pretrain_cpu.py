@@ -407,6 +407,7 @@ def test_wandb_runs_offline_and_keeps_its_id(tmp_path, run_pretrain, monkeypatch
 
 
 def test_unreachable_wandb_server_does_not_cost_the_run(tmp_path, run_pretrain, monkeypatch, caplog):
+    wandb.teardown()  # wandb keeps the mode that the first run of a process had
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")

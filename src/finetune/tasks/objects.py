@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torchmetrics import Metric
 
 _MASK_OPACITY = 0.45
@@ -70,8 +70,10 @@ def _each(found: Mapping[str, Any], classes: Sequence[str], named: Mapping[str, 
     return rows
 
 
-def drawn(image_HWC: NDArray[Any], row: Mapping[str, Any], classes: Sequence[str], least: float) -> Image.Image:
+def drawn(image_HWC: NDArray[Any], row: Mapping[str, Any], classes: Sequence[str], least: float) -> Image:
     """Boxes, and masks where there are some, with class and score, over the image; those below `least` are left out."""
+    from PIL import Image, ImageDraw, ImageFont
+
     pixels = image_HWC.astype(np.float32)
     shown = [each for each in row["objects"] if each["score"] >= least]
     colours = [_colour(classes.index(each["class"])) for each in shown]
