@@ -47,7 +47,8 @@ class Worst:
 
 
 def write_table(path: Path, answers: Sequence[Answer], names: Sequence[str]) -> None:
-    """A CSV line for each answer: image, goodness, what is true and what was said; pictures are left out."""
+    """A CSV line for each answer: image, goodness, what is true and what was said; of objects
+    their number, and no masks."""
     rows = [
         {"image": name, **_columns("truth", one.truth), **_columns("prediction", one.row), "goodness": one.goodness}
         for name, one in zip(names, answers, strict=True)
@@ -61,10 +62,10 @@ def write_table(path: Path, answers: Sequence[Answer], names: Sequence[str]) -> 
 def _columns(kind: str, row: Row) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in row.items():
-        if key in ("mask", "objects", "top"):
+        if key in ("mask", "top"):
             continue
         name = kind if key in ("class", "labels") else key if kind == "prediction" else f"{kind}_{key}"
-        found[name] = cell(value)
+        found[name] = len(value) if key == "objects" else cell(value)
     return found
 
 

@@ -58,3 +58,6 @@ def test_their_table(tmp_path):
     rest = [Answer(-1.5, 1, {"labels": ["a", "b"], "probabilities": [0.5, 0.25], "mask": None}, {"labels": []})]
     write_table(tmp_path / "u.csv", rest, ["x.png"])
     assert (tmp_path / "u.csv").read_text().splitlines()[1] == "x.png,,a|b,0.5|0.25,-1.5"
+    rest = [Answer(0.5, 2, {"objects": [{"class": "a"}, {"class": "b"}]}, {"objects": []})]
+    write_table(tmp_path / "v.csv", rest, ["x.png"])
+    assert (tmp_path / "v.csv").read_text().split() == ["image,truth_objects,objects,goodness", "x.png,0,2,0.5"]

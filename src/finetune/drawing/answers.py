@@ -1,6 +1,6 @@
 """Images with what is true of them and what a network says, drawn where the task draws, else in words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ def in_words(row: Row) -> str:
             case (("mask" | "probabilities" | "top"), _):
                 continue
             case "objects", list():
-                words.append(f"{len(value)} objects")
+                words.append(_objects(value))
             case _, float():
                 words.append(f"{value:.3g}")
             case _, list():
@@ -31,6 +31,15 @@ def in_words(row: Row) -> str:
             case _:
                 words.append(str(value))
     return ", ".join(words)
+
+
+def _objects(found: Sequence[Mapping[str, Any]]) -> str:
+    """How many, and the surest three; what is true has the score 1."""
+    if not found:
+        return "no object"
+    surest = sorted(found, key=lambda one: -one.get("score", 1.0))[:3]
+    named = (one["class"] + (f" {one['score']:.2f}" if one.get("score", 1.0) < 1 else "") for one in surest)
+    return f"{len(found)} object{'s' * (len(found) > 1)}: {', '.join(named)}{', ...' * (len(found) > 3)}"
 
 
 def draw_answers(

@@ -17,7 +17,10 @@ def test_a_sheet_in_words():
     assert np.asarray(sheet)[86, 86].tolist() == [200] * 3
     assert [in_words(row) for row in rows] == ["dog, 0.9", "a + b"]
     assert in_words({"labels": []}) == "none"
-    assert in_words({"objects": [{}, {}], "mask": None}) == "2 objects"
+    found = [{"class": name, "score": score} for name, score in (("cat", 0.25), ("dog", 1.0), ("owl", 0.5), ("cat", 0))]
+    assert in_words({"objects": found, "mask": None}) == "4 objects: dog, owl 0.50, cat 0.25, ..."
+    assert in_words({"objects": [{"class": "cat"}]}) == "1 object: cat"
+    assert in_words({"objects": []}) == "no object"
 
 
 def test_a_task_that_draws_is_drawn():
