@@ -7,6 +7,7 @@ measure      the run of such a task
 module       a task under Lightning         model     encoder and head of a task
 pictures     image, truth and prediction, drawn at validations
 worst        the images that are answered worst          hard_examples    of the last validation
+drawing/     pictures of what a task model says
 tasks/       the tasks, one file each, and their registry      heads/    what single ones bring beside it
 evaluate, predict, embed    commands that apply one; apply/ is what they do
 """

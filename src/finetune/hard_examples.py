@@ -10,8 +10,9 @@ from lightning.pytorch.callbacks import Callback
 
 from data.loading.dataset import still
 from data.loading.module import ShardData
+from finetune.drawing.answers import draw_answers
 from finetune.task import Task
-from finetune.worst import Worst, draw_answers, write_table
+from finetune.worst import Worst, write_table
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ class HardExamples(Callback):
         records = [shards.read(one.image) for one in answers]
         images = [still(record.data, shards, data.eval_view, settings) for record in records]
         write_table(self.output_dir / f"{NAME}.csv", answers, [record.name for record in records])
-        draw_answers(self.task, images, answers).save(self.output_dir / f"{NAME}.png")
+        truth, said = [one.truth for one in answers], [one.row for one in answers]
+        draw_answers(self.task, images, truth, said).save(self.output_dir / f"{NAME}.png")
         log.info(
-            "worst     %s, %s.csv: the validation images with the largest loss", self.output_dir / f"{NAME}.png", NAME
+            "worst     %s, %s.csv: the validation images that are answered worst", self.output_dir / f"{NAME}.png", NAME
         )

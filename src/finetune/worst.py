@@ -1,20 +1,15 @@
-"""Which images are answered worst: a table and a picture of them."""
+"""Which images are answered worst, and a table of them."""
 
 import csv
 import heapq
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
 
-from data.codecs.bands import Pixels, peak
 from data.loading.batch import Batch
 from finetune.task import Row, Task
-
-_SIDE, _LINE, _GAP, _LETTER = 160, 13, 6, 6
 
 
 class Answer(NamedTuple):
@@ -52,7 +47,8 @@ class Worst:
 
 
 def write_table(path: Path, answers: Sequence[Answer], names: Sequence[str]) -> None:
-    """A CSV line for each answer: image, goodness, what is true and what was said; pictures are left out."""
+    """A CSV line for each answer: image, goodness, what is true and what was said; of objects
+    their number, and no masks."""
     rows = [
         {"image": name, **_columns("truth", one.truth), **_columns("prediction", one.row), "goodness": one.goodness}
         for name, one in zip(names, answers, strict=True)
@@ -66,62 +62,13 @@ def write_table(path: Path, answers: Sequence[Answer], names: Sequence[str]) -> 
 def _columns(kind: str, row: Row) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in row.items():
-        if key in ("mask", "objects", "top"):
+        if key in ("mask", "top"):
             continue
         name = kind if key in ("class", "labels") else key if kind == "prediction" else f"{kind}_{key}"
-        found[name] = "|".join(map(str, value)) if key == "labels" else _plain(value)
+        found[name] = len(value) if key == "objects" else cell(value)
     return found
 
 
-def _plain(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list | dict) else value
-
-
-def in_words(row: Row) -> str:
-    """An answer in a few words."""
-    words: list[str] = []
-    for key, value in row.items():
-        match key, value:
-            case (("mask" | "probabilities" | "top"), _):
-                continue
-            case "objects", list():
-                words.append(f"{len(value)} objects")
-            case _, float():
-                words.append(f"{value:.3g}")
-            case _, list():
-                words.append(" + ".join(map(str, value)) or "none")
-            case _:
-                words.append(str(value))
-    return ", ".join(words)
-
-
-def draw_answers(task: Task[Any], images: Sequence[Pixels], answers: Sequence[Answer], columns: int = 4) -> Image.Image:
-    """A sheet of images as they are, truth and answer under each in words, and beside it where the task draws."""
-    tiles = []
-    for pixels, one in zip(images, answers, strict=True):
-        image = to_rgb(pixels)
-        drawn = [task.draw(image, row) for row in (one.truth, one.row) if row]
-        tiles.append([Image.fromarray(image), *(picture for picture in drawn if picture is not None)])
-    wide, high = max(map(len, tiles)) * _SIDE + _GAP, _SIDE + 2 * _LINE + _GAP
-    rows = -(-len(tiles) // columns)
-    sheet = Image.new("RGB", (min(columns, len(tiles)) * wide + _GAP, rows * high + _GAP), "white")
-    pen = ImageDraw.Draw(sheet)
-    for place, (pictures, one) in enumerate(zip(tiles, answers, strict=True)):
-        top, left = place // columns * high + _GAP, place % columns * wide + _GAP
-        for number, picture in enumerate(pictures):
-            factor = (_SIDE - 2) / max(picture.size)
-            size = max(1, round(picture.width * factor)), max(1, round(picture.height * factor))
-            smooth = Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.NEAREST
-            sheet.paste(picture.resize(size, smooth), (left + number * _SIDE, top))
-        for number, text in enumerate((f"is {in_words(one.truth)}", f"said {in_words(one.row)}")):
-            letters = (wide - _GAP) // _LETTER
-            shown = text if len(text) <= letters else text[: letters - 3] + "..."
-            pen.text((left, top + _SIDE + number * _LINE), shown, fill="black")
-    return sheet
-
-
-def to_rgb(pixels_HWC: Pixels) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """uint8 (H, W, 3) of an image of 8 or 16 bits: its first three channels, or the first one as grey."""
-    shown = pixels_HWC[..., :3] if pixels_HWC.shape[2] >= 3 else pixels_HWC[..., :1].repeat(3, axis=2)
-    bits = 8 * shown.dtype.itemsize
-    return (shown // (peak(bits) // peak(8))).astype(np.uint8)
+def cell(value: Any) -> Any:
+    """A value of an answer in a CSV: any number of them have | between them."""
+    return "|".join(map(str, value)) if isinstance(value, list | tuple) else value

@@ -1,14 +1,12 @@
-"""The images that are answered worst: which they are, their table and their picture."""
+"""The images that are answered worst: which they are, and their table."""
 
 import csv
 
-import numpy as np
 import pytest
 import torch
 from made_tasks import made_task
-from PIL import Image
 
-from finetune.worst import Answer, Worst, draw_answers, in_words, to_rgb, write_table
+from finetune.worst import Answer, Worst, write_table
 
 NAMES = ("cat", "dog", "owl")
 
@@ -49,35 +47,17 @@ def test_what_a_task_does_not_judge_is_not_kept():
     assert worst.answers == []
 
 
-def test_table_and_picture(tmp_path):
+def test_their_table(tmp_path):
     answers = [Answer(-2.5, 0, {"class": "dog", "probability": 0.9}, {"class": "cat"})]
-    answers += [Answer(-1.5, 1, {"labels": ["a", "b"], "probabilities": [0.5]}, {"labels": []})]
-    write_table(tmp_path / "t.csv", answers[:1], ["shard: cat/1.png"])
+    write_table(tmp_path / "t.csv", answers, ["shard: cat/1.png"])
     with open(tmp_path / "t.csv", newline="") as file:
         assert list(csv.reader(file)) == [
             ["image", "truth", "prediction", "probability", "goodness"],
             ["shard: cat/1.png", "cat", "dog", "0.9", "-2.5"],
         ]
-    images = [np.full((20, 40, 3), 200, np.uint8), np.full((30, 10, 1), 40_000, np.uint16)]
-    sheet = draw_answers(made_task("classify", NAMES), images, answers)
-    assert sheet.width == 2 * 166 + 6
-    assert np.asarray(sheet)[20, 20].tolist() == [200] * 3
-    assert [in_words(one.row) for one in answers] == ["dog, 0.9", "a + b"]
-    assert in_words({"labels": []}) == "none"
-    assert in_words({"objects": [{}, {}], "mask": None}) == "2 objects"
-
-
-def test_a_task_that_draws_is_drawn():
-    task = made_task("classify", NAMES)
-    task.draw = lambda image, row: Image.new("RGB", (image.shape[1], image.shape[0]), row["class"])
-    answer = Answer(0.0, 0, {"class": "red"}, {"class": "lime"})
-    sheet = np.asarray(draw_answers(task, [np.zeros((10, 10, 3), np.uint8)], [answer]))
-    assert sheet[80, 80].tolist() == [0, 0, 0]
-    assert sheet[80, 240].tolist() == [0, 255, 0]
-    assert sheet[80, 400].tolist() == [255, 0, 0]
-
-
-def test_other_bands_and_bits_are_shown():
-    deep = np.full((2, 2, 5), 65_535, np.uint16)
-    assert to_rgb(deep).dtype == np.uint8
-    assert to_rgb(deep).tolist() == np.full((2, 2, 3), 255).tolist()
+    rest = [Answer(-1.5, 1, {"labels": ["a", "b"], "probabilities": [0.5, 0.25], "mask": None}, {"labels": []})]
+    write_table(tmp_path / "u.csv", rest, ["x.png"])
+    assert (tmp_path / "u.csv").read_text().splitlines()[1] == "x.png,,a|b,0.5|0.25,-1.5"
+    rest = [Answer(0.5, 2, {"objects": [{"class": "a"}, {"class": "b"}]}, {"objects": []})]
+    write_table(tmp_path / "v.csv", rest, ["x.png"])
+    assert (tmp_path / "v.csv").read_text().split() == ["image,truth_objects,objects,goodness", "x.png,0,2,0.5"]

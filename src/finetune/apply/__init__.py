@@ -4,6 +4,5 @@ config        their settings            trained       a task model opened from i
 evaluation    of labelled images        prediction    answers about images      embedding    features of images
 files         images as they lie -> batches           results      answers -> tables, masks, COCO, overlays
 predictor     the same from Python: `swinmim.load_model`, `swinmim.preprocess`
-pictures      sheets of tiles, confusion matrices
 exported      a task model as a network of tensors, for ONNX and torch.export
 """

@@ -16,10 +16,10 @@ from data.loading.normalise import normalise
 from data.order.hashing import permutation
 from finetune.apply.config import EmbedConfig
 from finetune.apply.files import Images, open_images, read
-from finetune.apply.pictures import sheet
 from finetune.apply.prediction import Damaged, check_alone, progress
 from finetune.apply.predictor import autocast, evaluation_view
 from finetune.apply.results import parquet
+from finetune.drawing.tiles import sheet
 from swinmim.checkpoint.encoder import load_stored, open_encoder
 from swinmim.config import config_errors
 from swinmim.errors import ConfigError
@@ -106,13 +106,14 @@ def nearest(features: NDArray[np.float32], query: int, count: int) -> tuple[list
 
 def neighbours(features: NDArray[np.float32], positions: list[int], images: Images, queries: int) -> Image.Image:
     """A row for each query, chosen from all over the set: the image, then its nearest neighbours with their cosine."""
-    tiles: list[tuple[list[Image.Image], str]] = []
+    tiles: list[tuple[list[Image.Image], list[str]]] = []
     columns = 1 + min(NEIGHBOURS, len(features) - 1)
     for query in sorted(permutation(len(features), "queries")[:queries].tolist()):
         rows, cosines = nearest(features, query, NEIGHBOURS)
         captions = ["query", *(f"{cosine:.3f}" for cosine in cosines)]
         for row, caption in zip([query, *rows], captions, strict=True):
-            tiles.append(([_picture(images, positions[row])], f"{caption} {one_line(images.names[positions[row]])}"))
+            name = one_line(images.names[positions[row]])
+            tiles.append(([_picture(images, positions[row])], [f"{caption} {name}"]))
     return sheet(tiles, columns=columns, side=128)
 
 

@@ -21,11 +21,12 @@ from data.open import labelled_parts, open_labelled
 from data.processes import default_workers
 from data.shards.set import SampleSet
 from finetune.apply.config import EvaluateConfig, Side
-from finetune.apply.pictures import confusion_picture
 from finetune.apply.trained import Trained, open_trained, typed_settings
+from finetune.drawing.answers import draw_answers
+from finetune.drawing.confusion import confusion_picture
 from finetune.module import Evaluator
 from finetune.task import Task
-from finetune.worst import Answer, draw_answers, write_table
+from finetune.worst import Answer, write_table
 from swinmim.checkpoint.encoder import EncoderOptions
 from swinmim.distributed import is_main
 from swinmim.errors import ConfigError, DataError
@@ -217,4 +218,5 @@ def _write_worst(
     records = [shards.read(one.image) for one in answers]
     images = [still(record.data, shards, view, how) for record in records]
     write_table(folder / "worst.csv", answers, [record.name for record in records])
-    draw_answers(task, images, answers).save(folder / "worst.png")
+    truth, said = [one.truth for one in answers], [one.row for one in answers]
+    draw_answers(task, images, truth, said).save(folder / "worst.png")

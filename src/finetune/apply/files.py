@@ -21,7 +21,7 @@ from data.processes import default_workers
 from data.sources.digits import DIGITS, read_digits
 from data.sources.find import find_source
 from data.sources.source import Source
-from finetune.worst import to_rgb
+from finetune.drawing.tiles import to_rgb
 from swinmim.errors import ConfigError, DataError
 from swinmim.outside import one_line
 

@@ -106,6 +106,9 @@ class _Answers:
             place = self.masks.path(name, ".png")
             save_mask(place, mask)
             columns["mask"] = place.relative_to(self.output_dir).as_posix()
+            if "masks/" not in self.written:
+                names = "".join(f"{one_line(name)}\n" for name in self.model.classes)
+                (self.output_dir / "classes.txt").write_text(names, encoding="utf-8")
             self._say("masks/")
         if (objects := row.get("objects")) is not None:
             self.detections = self.detections or Detections(self.output_dir, self.model.classes)
@@ -123,6 +126,8 @@ class _Answers:
         self.drawn = picture is not None
         if picture is not None:
             picture.save(self.overlays.path(name, ".png"))
+            if "overlays/" not in self.written and (legend := self.model.task.legend()) is not None:
+                legend.save(self.output_dir / "legend.png")
             self._say("overlays/")
 
     def close(self) -> None:

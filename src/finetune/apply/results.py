@@ -14,6 +14,7 @@ from PIL import Image
 
 from data.codecs.targets import runs_of
 from finetune.task import Row
+from finetune.worst import cell
 from swinmim.errors import DataError
 
 Columns = dict[str, Any]
@@ -41,7 +42,7 @@ class Table:
         if self._writer is None:
             self._writer = csv.DictWriter(self._file, row.keys())
             self._writer.writeheader()
-        self._writer.writerow({name: _cell(value) for name, value in row.items()})
+        self._writer.writerow({name: cell(value) for name, value in row.items()})
 
     def __enter__(self) -> Self:
         return self
@@ -62,10 +63,6 @@ def parquet() -> tuple[Any, Any]:
     except ImportError as error:
         raise DataError("Parquet needs pyarrow: pip install 'swinmim[parquet]', or take the other format.") from error
     return pyarrow, writer
-
-
-def _cell(value: Any) -> Any:
-    return "|".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def flat(row: Row) -> Columns:

@@ -16,7 +16,7 @@ from finetune.tasks.registry import TASKS
 from swinmim.checkpoint import io
 from swinmim.checkpoint.encoder import EncoderOptions, Stored, encoder_of, load_stored, open_encoder
 from swinmim.checkpoint.manifest import Manifest
-from swinmim.checkpoint.task_model import load_head
+from swinmim.checkpoint.task_model import load_head, read_head
 from swinmim.config import CONF_DIR, config_errors
 from swinmim.errors import CheckpointError
 from swinmim.models.errors import nearest
@@ -35,7 +35,9 @@ class Trained:
 
     def __init__(self, stored: Stored) -> None:
         self.stored = stored
-        self.task = _restored(stored.manifest, stored.place)
+        if stored.manifest.task is None:
+            raise CheckpointError(_without_task(stored))
+        self.task = _restored(stored.manifest, stored.manifest.task, stored.place)
 
     @property
     def manifest(self) -> Manifest:
@@ -68,13 +70,17 @@ def open_trained(path: str | Path) -> Trained:
     return Trained(open_encoder(path))
 
 
-def _restored(manifest: Manifest, place: Path) -> Task[Any]:
-    record = manifest.task
-    if record is None:
-        raise CheckpointError(
-            f"{place} is an encoder without a head: it gives features (python -m finetune.embed ckpt=...) and no "
-            "answers. Fine-tune it first: python -m finetune ckpt=..."
-        )
+def _without_task(stored: Stored) -> str:
+    what = "an encoder without a head"
+    if read_head(stored.place):
+        what = "an encoder with a head, and does not say what that answers"
+    return (
+        f"{stored.place} is {what}: it gives features (python -m finetune.embed ckpt=...; export takes part=encoder) "
+        "and no answers. Fine-tune it first: python -m finetune ckpt=..."
+    )
+
+
+def _restored(manifest: Manifest, record: Mapping[str, Any], place: Path) -> Task[Any]:
     kind, classes = record.get("kind"), record.get("classes")
     if not isinstance(kind, str) or kind not in TASKS:
         raise CheckpointError(

@@ -35,7 +35,7 @@ def export(source: str | Path, destination: str | Path, config: ExportConfig, ta
                 checked = [str(parity) for parity in check_timm(stored, draft)]
                 use, what = TIMM, "timm model"
                 if _head(stored) - set(CLASSIFIER_NAMES):
-                    what += " without the head, which is in extra.safetensors and none of timm's; format=onnx has it"
+                    what += " without the head, which is in extra.safetensors and none of timm's"
             case "hf":
                 part = config.part or likeliest_part(stored)
                 write_huggingface(stored, draft, part)
@@ -43,7 +43,7 @@ def export(source: str | Path, destination: str | Path, config: ExportConfig, ta
                 checked = [f"transformers, {parity}" if parity else _UNCHECKED]
                 use, what = HUGGING_FACE[part], MODELS[part]
                 if part == "encoder" and config.part is None and _head(stored):
-                    what += "; the head stays behind: Hugging Face has no model for it, format=onnx has"
+                    what += "; the head stays behind: Hugging Face has no model for it"
             case "onnx" | "torch_export":
                 network = task_network(stored, config.resolution) if whole else _encoder(stored, config.resolution)
                 write, use = (write_onnx, ONNX) if config.format == "onnx" else (write_program, TORCH_EXPORT)

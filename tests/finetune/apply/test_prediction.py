@@ -39,6 +39,9 @@ class Drawn(Classify):
     def draw(self, image_HWC, row):
         return Image.fromarray(255 - image_HWC)
 
+    def legend(self):
+        return Image.new("RGB", (7, 5))
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -101,6 +104,9 @@ def test_masks_objects_and_overlays(predict, images, monkeypatch):
     ]
     assert [row["objects"] for row in found] == ["1"] * 5
     assert found[0]["top1_class"] == found[0]["class"]
+    assert (out / "classes.txt").read_text() == "cat\ndog\nowl\n"
+    with Image.open(out / "legend.png") as legend:
+        assert legend.size == (7, 5)
     with Image.open(out / "masks" / "x" / "2.png") as mask:
         assert mask.size == (30, 21)
     assert len(list((out / "overlays").rglob("*.png"))) == 5
