@@ -17,6 +17,7 @@ from finetune.drawing.tiles import to_rgb
 from finetune.module import TaskModule
 from finetune.task import Task
 from swinmim.training.callback_settings import PredictionsConfig
+from swinmim.training.callbacks.averaging import judged_weights
 from swinmim.training.callbacks.validations import measured
 
 
@@ -41,7 +42,7 @@ class Predictions(Callback):
         on_device = cast(Batch, trainer.strategy.batch_to_device(batch))
         was_training = module.training
         module.eval()
-        with torch.inference_mode():
+        with judged_weights(trainer, module), torch.inference_mode():
             output = module.task.infer(module.network, module.prepare(on_device))
             rows, truth = module.task.predict(output, on_device), module.task.truth(on_device)
         module.train(was_training)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from swinmim.errors import ConfigError
 from swinmim.training.callback_settings import ReconstructionsConfig
+from swinmim.training.callbacks.averaging import judged_weights
 from swinmim.training.callbacks.validations import measured
 
 
@@ -35,7 +36,7 @@ class Reconstructions(Callback):
         batch = {name: value[:count].to(pl_module.device) for name, value in batch.items()}
         was_training = pl_module.training
         pl_module.eval()
-        with torch.inference_mode():
+        with judged_weights(trainer, pl_module), torch.inference_mode():
             columns, shown = pl_module.reconstruct(batch)  # type: ignore[operator]
         pl_module.train(was_training)
         caption = f"{shown}\nstep {trainer.global_step}: {measured(trainer.callback_metrics)}"

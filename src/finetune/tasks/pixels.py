@@ -38,23 +38,20 @@ def windowed(network: nn.Module, images: Sequence[Tensor], overlap: float) -> li
     import torch
     import torch.nn.functional as F
 
-    height, width = cast(Any, network).encoder.resolution
-    found, passes = [], 0
-    for image_CHW in images:
+    window = height, width = cast(Any, network).encoder.resolution
+    at_a_time = len(images)
+    plans = [_places((image_CHW.shape[1], image_CHW.shape[2]), window, overlap) for image_CHW in images]
+    missing = _passes_of_others(network, sum(math.ceil(len(places) / at_a_time) for places in plans), images[0])
+    found = []
+    for image_CHW, places in zip(images, plans, strict=True):
         _, H, W = image_CHW.shape
         padded = F.pad(image_CHW, (0, max(0, width - W), 0, max(0, height - H)))
-        places = [
-            (top, left)
-            for top in starts(padded.shape[1], height, overlap)
-            for left in starts(padded.shape[2], width, overlap)
-        ]
         total_KHW: Tensor | None = None
         count_HW = padded.new_zeros(padded.shape[1:], dtype=torch.float32)
-        for first in range(0, len(places), len(images)):
-            some = places[first : first + len(images)]
+        for first in range(0, len(places), at_a_time):
+            some = places[first : first + at_a_time]
             crops = [padded[:, top : top + height, left : left + width] for top, left in some]
             logits_NKHW = network(torch.stack(crops)).float()
-            passes += 1
             if total_KHW is None:
                 total_KHW = logits_NKHW.new_zeros(logits_NKHW.shape[1], *padded.shape[1:])
             for (top, left), logits_KHW in zip(some, logits_NKHW, strict=True):
@@ -62,22 +59,30 @@ def windowed(network: nn.Module, images: Sequence[Tensor], overlap: float) -> li
                 count_HW[top : top + height, left : left + width] += 1
         assert total_KHW is not None  # there is a window
         found.append((total_KHW / count_HW)[:, :H, :W].argmax(0).byte())
-    _keep_pace(network, images, passes)
+    for _ in range(missing):
+        network(images[0].new_zeros(1, images[0].shape[0], *window))
     return found
 
 
-def _keep_pace(network: nn.Module, images: Sequence[Tensor], passes: int) -> None:
-    """Where parameters lie on all ranks, each of these passes through the network as often: the others wait for it."""
+def _places(size: tuple[int, int], window: tuple[int, int], overlap: float) -> list[tuple[int, int]]:
+    """Upper left corners of the windows over an image."""
+    tops, lefts = (starts(max(side, to), to, overlap) for side, to in zip(size, window, strict=True))
+    return [(top, left) for top in tops for left in lefts]
+
+
+def _passes_of_others(network: nn.Module, passes: int, some: Tensor) -> int:
+    """How many more passes another rank makes, where parameters lie on all ranks and each pass waits for all.
+
+    Asked before the first pass: who is through and asks then would meet others that wait for its parameters.
+    """
     if not any(hasattr(parameter, "ds_id") for parameter in network.parameters()):
-        return
+        return 0
     import torch
     from torch import distributed
 
-    most = torch.tensor(passes, device=images[0].device)
+    most = torch.tensor(passes, device=some.device)
     distributed.all_reduce(most, distributed.ReduceOp.MAX)
-    nothing = images[0].new_zeros(1, images[0].shape[0], *cast(Any, network).encoder.resolution)
-    for _ in range(passes, int(most)):
-        network(nothing)
+    return int(most) - passes
 
 
 def scores(matrix: NDArray[np.int64]) -> tuple[list[float | None], list[float | None]]:

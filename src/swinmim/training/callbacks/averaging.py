@@ -1,6 +1,8 @@
 """An exponential moving average of the weights; validation and the encoder folder have it, training goes on without."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import lightning as L
@@ -11,6 +13,12 @@ from swinmim import private
 
 KEY = "averaged_weights"
 """In a checkpoint, beside the `state_dict`, which stays that of the weights in training."""
+
+
+def judged_weights(trainer: L.Trainer, pl_module: L.LightningModule) -> AbstractContextManager[None]:
+    """The module has the weights that validation sees: the averaged ones where there is an average."""
+    average = Averaging.of(trainer)
+    return nullcontext() if average is None else average.judged(trainer, pl_module)
 
 
 class Averaging(EMAWeightAveraging):
@@ -33,6 +41,15 @@ class Averaging(EMAWeightAveraging):
         """The averaged network's state dict; not during a validation."""
         network: nn.Module = private.averaged(self).module.network  # type: ignore[assignment]
         return network.state_dict()
+
+    @contextmanager
+    def judged(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Iterator[None]:
+        """The module has the averaged weights, for who shows it beside the metrics of a validation."""
+        self.on_validation_epoch_start(trainer, pl_module)
+        try:
+            yield
+        finally:
+            self.on_validation_epoch_end(trainer, pl_module)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         with warnings.catch_warnings():
@@ -63,3 +80,5 @@ class Averaging(EMAWeightAveraging):
         """Of a run that had none (`allow_drift`), the average begins with the next step."""
         if KEY in checkpoint:
             private.averaged(self).load_state_dict(checkpoint[KEY])
+        else:
+            private.averaged(self).n_averaged.zero_()
