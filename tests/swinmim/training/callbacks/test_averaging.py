@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from swinmim.training.callbacks.averaging import KEY, Averaging
+from swinmim.training.callbacks.averaging import KEY, Averaging, judged_weights
 
 LOADER = DataLoader(TensorDataset(torch.ones(4, 1)))
 
@@ -39,9 +39,9 @@ class Module(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
-def fit(module, averaging, tmp_path, epochs=2):
+def fit(module, averaging, tmp_path, epochs=2, more=()):
     trainer = L.Trainer(
-        accelerator="cpu", max_epochs=epochs, callbacks=[averaging], logger=False, enable_checkpointing=False,
+        accelerator="cpu", max_epochs=epochs, callbacks=[averaging, *more], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=tmp_path,
     )  # fmt: skip
     trainer.fit(module, LOADER, LOADER)
@@ -64,6 +64,26 @@ def test_validation_sees_the_average_and_training_goes_on_without(tmp_path):
     assert float(averaging.weights()["weight"]) == pytest.approx(expected[7])
     assert set(averaging.weights()) == {"weight"}
     assert torch.equal(module.network.mask, torch.tensor([True]))
+
+
+class Pictures(L.Callback):
+    """Looks at the weights after a validation, as pictures do."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_validation_end(self, trainer, pl_module):
+        with judged_weights(trainer, pl_module):
+            self.seen.append(float(pl_module.network.weight.detach()))
+        self.seen.append(float(pl_module.network.weight.detach()))
+
+
+def test_pictures_show_the_weights_that_were_validated(tmp_path):
+    pictures, expected = Pictures(), averages(8)
+    fit(Module(), Averaging(0.75), tmp_path, more=[pictures])
+    assert pictures.seen == pytest.approx([expected[3], 6.0, expected[7], 2.0])
+    with judged_weights(SimpleNamespace(callbacks=[]), None):
+        pass  # without an average nothing changes
 
 
 def test_a_fault_in_validation_leaves_the_weights_in_their_places(tmp_path):
@@ -93,3 +113,13 @@ def test_a_checkpoint_without_one_changes_nothing():
     other.setup(SimpleNamespace(), Module(), "fit")
     other.on_load_checkpoint(SimpleNamespace(), None, {"state_dict": {}})
     assert float(other.weights()["weight"]) == 10.0
+
+
+def test_going_back_to_a_checkpoint_without_one_begins_it_anew(tmp_path):
+    module, averaging = Module(), Averaging(0.75)
+    trainer = fit(module, averaging, tmp_path)
+    averaging.on_load_checkpoint(trainer, module, {"state_dict": {}})
+    nn.init.constant_(module.network.weight, 7.0)
+    averaging._latest_update_step = 0
+    averaging.on_train_batch_end(trainer, module, None, None, 0)
+    assert float(averaging.weights()["weight"]) == 7.0
