@@ -168,7 +168,10 @@ def paired(
         key = read_key(named, ignore_index)
     else:
         names = classes or _numbers(root, masks, ignore_index)
-        values = [int(name) for name in names] if all(name.isdecimal() for name in names) else range(len(names))
+        if all(name.isdecimal() for name in names):
+            values = [int(name) for name in names]
+        else:  # lines of training's classes.txt, of which the ignored one is no class
+            values = [line for line in range(len(names) + 1) if line != ignore_index][: len(names)]
         key = Key(names, _table(values))
         key.table[ignore_index : ignore_index + 1] = IGNORED
         notes = [*notes, f"numbered, as there is no {CLASSES}"]

@@ -90,6 +90,14 @@ def test_the_ignored_value_is_no_class_and_those_behind_it_move_up(tmp_path, cla
     assert np.array_equal(targets(again)[0], targets(source)[0])
 
 
+def test_a_part_without_names_of_its_own_has_those_of_training_for_the_same_values(tmp_path):
+    train, val = make_pairs(tmp_path / "a" / "train", [drawn()], NAMES), make_pairs(tmp_path / "b" / "val", [drawn()])
+    for ignored in (0, 1, 255):
+        source = read_pairs(train, None, ignore_index=ignored)
+        other = read_pairs(val, source.classes, ignore_index=ignored)
+        assert np.array_equal(targets(other)[0], targets(source)[0])
+
+
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_grey_masks_of_few_bits_keep_their_numbers(tmp_path, depth):
     values = np.arange(12, dtype=np.uint8).reshape(3, 4) % 2**depth
