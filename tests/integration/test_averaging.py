@@ -1,6 +1,7 @@
 """Runs with an average of the weights: what is validated, saved and resumed; and the images that were hardest."""
 
 import csv
+import json
 
 import pytest
 import torch
@@ -59,6 +60,26 @@ def test_the_average_is_saved_validated_and_resumed_exactly(tmp_path, run_finetu
     assert rows[0]["truth"] != rows[0]["prediction"]
     with Image.open(whole / "hard_examples.png") as picture:
         assert picture.width > 4 * 160
+
+
+def test_pretraining_is_validated_drawn_saved_and_resumed_with_one(tmp_path, run_pretrain, read_losses):
+    options = ("callbacks.ema_decay=0.5", "callbacks.checkpoint.keep_last=99", "callbacks.checkpoint.every_steps=1")
+    options += ("data.val_ratio=0.2", "callbacks.reconstructions.every_epochs=1")
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    run_pretrain(tmp_path / "plain", *options, "callbacks.ema_decay=null")
+    metrics = run_pretrain(whole, *options)
+    assert read_losses(whole) == read_losses(tmp_path / "plain")
+    run_pretrain(part, *options, f"resume={whole / 'checkpoints' / 'step_00000003'}")
+    folder, again = (load_file(run / "encoder" / "model.safetensors") for run in (whole, part))
+    last = state(whole, 8)
+    name = "layers.0.blocks.0.attn.qkv.weight"
+    assert torch.equal(folder[name], last[KEY][f"module.network.encoder.{name}"])
+    assert not torch.equal(folder[name], last["state_dict"][f"network.encoder.{name}"])
+    assert all(torch.equal(folder[key], again[key]) for key in folder)
+    plain = json.loads((tmp_path / "plain" / "metrics.json").read_text())
+    assert metrics["val/recon_loss"] != plain["val/recon_loss"]
+    pictures = sorted(path.name for path in (whole / "reconstructions").glob("*.png"))
+    assert pictures == ["step_00000004.png", "step_00000008.png"]
 
 
 def test_a_run_without_an_average_is_not_resumed_with_one_unnoticed(tmp_path, run_finetune):

@@ -4,17 +4,13 @@ All runs of a world size share one pair of processes: see tests/support/zero_wor
 """
 
 import csv
-import json
-import os
 import pickle
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from ranks import run_ranks
 
 from pretrain.config import PretrainConfig
 from swinmim.checkpoint import io, zero
@@ -25,7 +21,6 @@ from swinmim.training.settings import StrategyConfig, ZeroConfig
 from swinmim.training.strategies.build import build_strategy
 from swinmim.training.strategies.zero import deepspeed_config
 
-WORKER = Path(__file__).parents[1] / "support" / "zero_worker.py"
 HARD = (  # accumulation, clipping that bites, layer-wise rates, autocast and recomputation at once
     "batch_size=8",
     "optim.clip_grad_norm=0.5",
@@ -33,25 +28,6 @@ HARD = (  # accumulation, clipping that bites, layer-wise rates, autocast and re
     "trainer.precision=bf16-mixed",
     "recompute=selective",
 )
-
-
-def run_ranks(jobs: list[list[str]], world_size: int, folder: Path) -> None:
-    """Run the jobs one after the other on so many processes."""
-    folder.mkdir(exist_ok=True)
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
-    common |= {"LOCAL_WORLD_SIZE": world_size, "GROUP_RANK": 0, "OMP_NUM_THREADS": 1, "SWINMIM_STARTED": "test"}
-    processes = []
-    for rank in range(world_size):
-        env = os.environ | {name: str(value) for name, value in (common | {"RANK": rank, "LOCAL_RANK": rank}).items()}
-        with (folder / f"rank_{rank}.log").open("w") as log:
-            command = [sys.executable, str(WORKER), str(folder / "jobs.json")]
-            processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT))
-    codes = [process.wait(timeout=500) for process in processes]
-    assert not any(codes), (folder / "rank_0.log").read_text()[-3000:]
 
 
 @pytest.fixture(scope="module")

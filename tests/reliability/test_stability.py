@@ -12,6 +12,7 @@ from runs import Fault, column, losses, weights
 from safetensors.torch import load_file
 
 from swinmim.checkpoint import io
+from swinmim.training.callbacks.averaging import KEY
 
 NAN = float("nan")
 ROOT = Path(__file__).parents[2]
@@ -117,6 +118,27 @@ def test_a_spike_goes_back_and_passes_by_the_stated_steps(tmp_path, start):
     other = weights(tmp_path / "other")
     assert all(torch.equal(tensor, other[name]) for name, tensor in weights(tmp_path / "run").items())
     assert losses(tmp_path / "run")[6:] == losses(tmp_path / "other")[6:]
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize("world", [1, 2])
+def test_an_average_goes_back_with_the_weights(tmp_path, start, world):
+    settings = ("callbacks.checkpoint.every_steps=1", "callbacks.checkpoint.keep_last=9", "callbacks.ema_decay=0.5")
+    watched = ("callbacks.stability.spike_threshold=20", "callbacks.stability.spike_window=3")
+    faults = [Fault("multiply", (5,), rank=rank, factor=100.0) for rank in range(world)]
+    run = start(tmp_path / "run", *settings, *watched, world=world, faults=faults)
+    assert run.wait() == [0] * world, run.text()
+    assert "those of step_00000004 again; the batches of steps 5 to 6 are passed by" in run.text()
+    steps = {n: state(io.step_folder(tmp_path / "run" / "checkpoints", n)) for n in (3, 4, 5, 6, 7, 8)}
+    for name, before in steps[4][KEY].items():
+        assert torch.equal(steps[6][KEY][name], before), name
+    names = [name for name, value in steps[4]["state_dict"].items() if value.is_floating_point()]
+    for earlier, later in ((3, 4), (4, 5), (6, 7), (7, 8)):
+        for name in names:
+            expected = 0.5 * steps[earlier][KEY][f"module.{name}"] + 0.5 * steps[later]["state_dict"][name]
+            torch.testing.assert_close(steps[later][KEY][f"module.{name}"], expected)
+    for name, tensor in weights(tmp_path / "run").items():
+        assert torch.equal(tensor, steps[8][KEY].get(f"module.network.encoder.{name}", tensor)), name
 
 
 @pytest.mark.reliability
