@@ -250,7 +250,7 @@ def labelled_parts(config: LabelledDataConfig, *, seed: int, channels: int, need
     train, val = open_labelled(config.path, config, needs, channels, validates=config.val_path is None)
     train_indices = val_indices = None
     if config.val_path is not None:
-        val, _ = open_labelled(config.val_path, config, needs, channels, validates=False)
+        val, _ = open_labelled(config.val_path, config, needs, channels, validates=False, classes=train.classes)
     elif val is None:
         val = train
         train_indices, val_indices = split(len(train), config.val_ratio, seed=0)

@@ -116,6 +116,24 @@ def test_sets_that_do_not_fit_are_refused(shard_dir, tmp_path):
         labelled(tmp_path / "unlabelled", needs="boxes")
 
 
+@pytest.mark.parametrize(("needs", "word"), [("mask", "DIR/train/masks"), ("boxes", "a COCO file")])
+def test_a_folder_without_what_the_task_needs_is_named_before_it_is_packed(tmp_path, needs, word):
+    make_folder(tmp_path / "in", 12)
+    with pytest.raises(DataError, match=rf"needs {needs} with each image; .*/in has none\. Give .*{word}"):
+        labelled(tmp_path / "in", needs=needs, cache_dir=str(tmp_path / "cache"))
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(DataError, match="nowhere"):  # not for want of masks
+        labelled(tmp_path / "nowhere", needs=needs)
+
+
+def test_a_validation_set_of_its_own_may_lack_classes(shard_dir, tmp_path):
+    make_folder(tmp_path / "in", 12, classes=("cat",))
+    classes = labelled(shard_dir).train.classes
+    assert len(classes) == 2
+    own = labelled(shard_dir, val_path=str(tmp_path / "in"), cache_dir=str(tmp_path / "cache"))
+    assert own.val.classes == classes
+
+
 def test_streaming_and_mixing_are_for_pretraining(shard_dir):
     config = LabelledDataConfig(path="x", val_path=None, labels_per_class=None, **COMMON | {"lanes": 1})
     with pytest.raises(ValueError, match="mix and streaming_samples are for pretraining"):

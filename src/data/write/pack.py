@@ -10,7 +10,7 @@ from pathlib import Path
 from data.codecs.targets import IGNORED, Needs
 from data.shards.lock import shared_lock
 from data.shards.manifest import VERSION, is_shard_set
-from data.sources.annotated import read_annotated
+from data.sources.annotated import LAYOUTS, read_annotated
 from data.sources.folder import read_folder
 from data.sources.listing import SUFFIXES, read_list
 from data.sources.source import FileSource, Source
@@ -78,7 +78,8 @@ def listed(
     needs: Needs = "nothing",
     ignore_index: int = IGNORED,
 ) -> FileSource:
-    """What `pack` would pack; arguments as there. Raises DataError: path missing, no images, or other classes."""
+    """What `pack` would pack; arguments as there. Raises DataError: path missing, no images, no masks or boxes where
+    these are needed, or other classes."""
     is_list = Path(folder).suffix.lower() in SUFFIXES and Path(folder).is_file()
     if is_list:
         return read_list(Path(folder), needs, ignore_index)
@@ -88,6 +89,9 @@ def listed(
             f"Tars are written first: python -m data.write {shell_quoted(folder)} SHARDS, then data.path=SHARDS."
         )
     found = read_annotated(Path(folder), needs, classes, ignore_index)
+    if found is None and needs in LAYOUTS:
+        read_folder(folder)  # that nothing is there at all is said first
+        raise DataError(f"This task needs {needs} with each image; {folder} has none. Give {LAYOUTS[needs]}.")
     return found or read_folder(folder, classes, clips=needs == "clip")
 
 

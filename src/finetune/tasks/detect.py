@@ -4,7 +4,7 @@ encoder's maps; large-scale jitter on one canvas; mean average precision by the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -104,11 +104,8 @@ class Detect(Task[DetectConfig]):
             told = ~seen["crowd"]
             taught.append({"boxes": seen["boxes"][told], "labels": seen["labels"][told] + 1})
             if self.masks:
-                masks = seen.get("masks")
-                if masks is None and len(seen["boxes"]):
-                    raise DataError("All images have masks or none; this set has both. Add task.masks=none.")
-                empty = seen["boxes"].new_zeros(0, *batch["image"].shape[1:3])  # type: ignore[union-attr]
-                taught[-1]["masks"] = (empty if masks is None else masks[told]).byte()
+                canvas: Any = batch["image"].shape[1:3]  # type: ignore[union-attr]
+                taught[-1]["masks"] = _masks_of(seen, canvas)[told].byte()
         return (taught,)
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> Tensor:
@@ -132,11 +129,14 @@ class Detect(Task[DetectConfig]):
     def update(self, metrics: Mapping[str, Any], output: list[dict[str, Tensor]], batch: Batch) -> None:
         answers, truths = [], []
         placed, valid = self._placed(output, batch), batch["valid"].tolist()
-        for found, seen, counts in zip(placed, batch["target"], valid, strict=True):
+        sizes = batch["size"].tolist()
+        for found, seen, size, counts in zip(placed, batch["target"], sizes, valid, strict=True):
             # Ranks gather image by image: one that does not count is an empty one, not a missing one.
             kept = slice(None) if counts else slice(0)
             answers.append({key: value[kept] for key, value in found.items()})
-            truth = {key: seen[key][kept] for key in ("boxes", "labels", *(["masks"] if self.masks else []))}
+            truth = {"boxes": seen["boxes"][kept], "labels": seen["labels"][kept]}
+            if self.masks:
+                truth["masks"] = _masks_of(seen, size)[kept]
             truths.append({**truth, "iscrowd": seen["crowd"][kept].int()})
         for metric in metrics.values():
             metric.update(answers, truths)
@@ -220,3 +220,14 @@ class Detect(Task[DetectConfig]):
     def evaluation(self) -> dict[str, Any]:
         # the whole picture; that its aspect is kept there is no word for
         return {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"}
+
+
+def _masks_of(seen: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
+    """bool (N, H, W) of an image of this size; raises DataError where objects have none."""
+    import torch
+
+    if "masks" in seen:
+        return seen["masks"]
+    if len(seen["boxes"]):
+        raise DataError("All images have masks or none; this set has both. Add task.masks=none.")
+    return seen["labels"].new_zeros((0, *size), dtype=torch.bool)

@@ -358,6 +358,13 @@ def test_a_set_with_masks_here_and_there_is_refused():
     batch = batch_of(task, [boxes_of([(1, 1, 5, 5)], masks=False)], [(40, 50)])
     with pytest.raises(DataError, match=r"All images have masks or none; this set has both\. Add task\.masks=none"):
         task.teach(batch)
+    answer = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)}
+    answer["masks"] = torch.zeros(0, 1, 28, 28)
+    with pytest.raises(DataError, match=r"All images have masks or none"):  # of validation, which no survey sees
+        task.update(task.metrics(), [answer], batch)
+    nothing = batch_of(task, [boxes_of([], masks=False)], [(40, 50)])
+    task.update(task.metrics(), [answer], nothing)
+    assert task.teach(nothing)[0][0]["masks"].shape == (0, *nothing["image"].shape[1:3])
 
 
 def test_without_the_library_the_command_is_named(monkeypatch):

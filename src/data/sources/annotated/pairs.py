@@ -128,13 +128,17 @@ def read_pairs(path: Path, classes: tuple[str, ...] | None, *, ignore_index: int
     """
     if not (path / IMAGES).is_dir() or not (path / MASKS).is_dir():
         return None
-    images, found = read_folder(path / IMAGES), read_folder(path / MASKS)
+    images = read_folder(path / IMAGES)
+    if not any((path / MASKS).iterdir()):
+        raise DataError(f"A mask is a PNG with the name of its image; {path / MASKS} is empty. Put the masks there.")
+    found = read_folder(path / MASKS)
     by_stem = {_stem(item.name): item.name for item in found.items if item.name.lower().endswith(".png")}
     masks = [f"{MASKS}/{name}" if (name := by_stem.get(_stem(item.name))) else "" for item in images.items]
     if not any(masks):
         raise DataError(
             f"A mask is a PNG with the name of its image; in {path} {IMAGES}/ has {one_line(images.items[0].name)} and"
-            f" {MASKS}/ has {one_line(found.items[0].name)}. Rename the masks."
+            f" {MASKS}/ has {one_line(found.items[0].name)}."
+            f" {'Rename the masks' if by_stem else 'Write the masks as PNGs, other formats change their values'}."
         )
     notes = []
     if lonely := by_stem.keys() - {_stem(item.name) for item in images.items}:

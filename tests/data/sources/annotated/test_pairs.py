@@ -178,6 +178,16 @@ def test_without_any_pair_both_folders_are_named(tmp_path):
     assert read_pairs(tmp_path / "masks", None) is None
 
 
+def test_masks_that_are_none_are_told_from_masks_of_other_names(tmp_path):
+    root = make_pairs(tmp_path, [drawn()])
+    (root / "masks" / "0.png").unlink()
+    with pytest.raises(DataError, match=r"masks is empty\. Put the masks there"):
+        read_pairs(root, None)
+    Image.fromarray(drawn()).save(root / "masks" / "0.jpg")
+    with pytest.raises(DataError, match=r"masks/ has 0\.jpg\. Write the masks as PNGs"):
+        read_pairs(root, None)
+
+
 def test_parts_of_a_set_have_the_same_classes(tmp_path):
     train, val = (make_pairs(tmp_path / part, [drawn()]) for part in ("train", "val"))
     (tmp_path / "classes.txt").write_text(NAMES)  # above both
