@@ -39,7 +39,7 @@ def test_values_are_those_of_the_pixels():
     assert source.classes == ("ink", "slant")
     for ink, value in zip(inks(source), values, strict=True):
         rows, columns = np.nonzero(ink)
-        slope = np.polyfit(rows, columns, 1, w=np.sqrt(ink[rows, columns]))[0]
+        slope = np.polyfit(rows, columns, 1, w=np.sqrt(ink[rows, columns], dtype=np.float64))[0]
         assert value == pytest.approx([ink.mean() / 255, -slope], rel=1e-5)
 
 
@@ -86,5 +86,5 @@ def test_each_kind_has_a_packed_copy_of_its_own(tmp_path):
     open_labelled(config.path, config, "label")
     names = {path.name for path in tmp_path.iterdir() if path.is_dir()}
     assert names == {"digits-32", *(f"digits-32-{kind}" for kind in MEMBERS)}
-    with pytest.raises(DataError, match="task=video needs clips; .*digits-32 holds images"):
+    with pytest.raises(DataError, match=r"task=video needs clips; .*digits-32 holds images"):
         open_labelled(config.path, config, "clip")
