@@ -60,14 +60,15 @@ def digit_target(kind: TargetKind, digit: int, ink_HW: NDArray[np.uint8]) -> Tar
     inside_HW = ink_HW > _INKED
     match kind:
         case "labels":
-            return np.array([*(digit == np.arange(10)), digit % 2 == 0, digit in _LOOPED], np.bool_)
+            return np.array([*(digit == each for each in range(10)), digit % 2 == 0, digit in _LOOPED], np.bool_)
         case "value":
             return np.array([ink_HW.mean() / 255, _slant(ink_HW)], np.float32)
         case "mask":
             return np.where(inside_HW, digit + 1, 0).astype(np.uint8)
         case "boxes":
-            (top, *_, bottom), (left, *_, right) = (np.flatnonzero(inside_HW.any(axis)) for axis in (1, 0))
-            box = np.array([[left, top, right + 1 - left, bottom + 1 - top]], np.float32)
+            rows, columns = np.nonzero(inside_HW)
+            left, top = columns.min(), rows.min()
+            box = np.array([[left, top, columns.max() + 1 - left, rows.max() + 1 - top]], np.float32)
             return Boxes(box, np.array([digit], np.int64), np.zeros(1, np.bool_), inside_HW[None])
 
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision.ops import masks_to_boxes
 
-from data.codecs.targets import MEMBERS, decode_target
+from data.codecs.targets import decode_target
 from data.config import LabelledDataConfig
 from data.open import open_labelled
 from data.sources.digits import digit_target, read_digits
@@ -80,11 +80,10 @@ def test_each_kind_has_a_packed_copy_of_its_own(tmp_path):
         path="builtin:digits", val_path=None, val_ratio=0.1, labels_per_class=None, cache_dir=str(tmp_path),
         pack_resize=None, pack_quality=95, stats="auto", num_workers=0, max_bad_fraction=0,
     )  # fmt: skip
-    for kind in MEMBERS:
-        shards, none = open_labelled(config.path, config, kind)
-        assert (shards.target, len(shards), none) == (kind, 1797, None)
-    open_labelled(config.path, config, "label")
-    names = {path.name for path in tmp_path.iterdir() if path.is_dir()}
-    assert names == {"digits-32", *(f"digits-32-{kind}" for kind in MEMBERS)}
+    masks, none = open_labelled(config.path, config, "mask")
+    assert (masks.target, len(masks), none) == ("mask", 1797, None)
+    digits, _ = open_labelled(config.path, config, "label")
+    assert (digits.target, len(digits.classes)) == (None, 10)
+    assert (masks.path.name, digits.path.name) == ("digits-32-mask", "digits-32")
     with pytest.raises(DataError, match=r"task=video needs clips; .*digits-32 holds images"):
         open_labelled(config.path, config, "clip")
