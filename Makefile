@@ -38,7 +38,7 @@ test-gpu: install
 	$(TEST_ENV) $(BIN)/python -m pytest -q -m gpu tests
 
 test-reliability: install
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 -m "reliability or not reliability" tests/reliability tests/integration/test_deepspeed.py tests/integration/test_whole_runs.py
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 -m "reliability or not reliability" tests/reliability tests/integration/test_deepspeed.py tests/integration/test_whole_runs.py tests/integration/test_toy.py
 
 check: install
 	$(BIN)/ruff format --check .

@@ -87,12 +87,12 @@ PUBLISHED = {
     **{f"swinv2_{size}_ft_256": Published(source=f"ST configs/swinv2 {size} 12to16", **TO_256) for size in "bl"},
     **{f"swinv2_{size}_ft_384": Published(source=f"ST configs/swinv2 {size} 12to24", **TO_384) for size in "bl"},
     "swinv2_t_detect": Published(
-        source="Swin 2103.14030, mask_rcnn_swin_tiny 3x", images=COCO, resolution=1024, windows=(64, 64, 64, 32),
+        source="Swin 2103.14030, mask_rcnn_swin_tiny 3x", images=COCO, resolution=1024, windows=(32, 32, 32, 32),
         epochs=36, steps=266_112, batch=16, warmup=500, peak=1e-4, first=1e-7, last=1e-6,
         weight_decay=0.05, drop_path=0.2,
     ),
     "swinv2_b_detect": Published(
-        source="ViTDet 2203.16527, cascade_mask_rcnn_swin_b", images=COCO, resolution=1024, windows=(64, 64, 64, 32),
+        source="ViTDet 2203.16527, cascade_mask_rcnn_swin_b", images=COCO, resolution=1024, windows=(32, 32, 32, 32),
         epochs=50, steps=92_400, batch=64, warmup=251, peak=4e-5, first=4e-8, last=4e-7,
         weight_decay=0.05, drop_path=0.4,
     ),
@@ -135,7 +135,10 @@ FROM_22K_HEADER = GPUS | {
     "10": "% held out, conf/finetune.yaml",
     "22": "K-supervised, MODELHUB",
 }
-DETECT_HEADER = {"5": "clipping, ours", "1": "K labels, of the published one"}
+DETECT_HEADER = {
+    **dict.fromkeys(("2111.09883", "1", "32"), "windows on COCO: P-V2 table 1; K labels, of the published one"),
+    "5": "clipping, ours",
+}
 SEGMENT_HEADER = {"1807.10221": "UPerNet", "8": "GPUs, configs", "150": "classes of ADE20K"}
 INTERMEDIATE_HEADER = {
     **dict.fromkeys(("192", "12", "90"), "px, window, epochs: ST configs/swinv2"),
@@ -152,8 +155,9 @@ NUMBERS = {
         "1024": "px, ViTDet",
         "8": "GPUs, ours",
     },
-    "swinv2_b_detect": {"5": "clipping, ours", "21": "K labels, of the published one"}
+    "swinv2_b_detect": DETECT_HEADER
     | {
+        "21": "K labels, of the published one",
         **dict.fromkeys(("2203.16527", "64", "53.9", "46.2"), "ViTDet, README"),
         **dict.fromkeys(("118,287", "92,400", "92,187"), "images and steps, derived below"),
     },
@@ -332,8 +336,9 @@ def test_recipe_is_the_published_one(name):
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED_ONES if PUBLISHED[name].windows])
 def test_windows_are_the_published_ones(name):
+    config = composed(name)
     with torch.device("meta"):
-        encoder = create_encoder(f"swinv2_{name.split('_')[1]}", resolution=composed(name).resolution)
+        encoder = create_encoder(f"swinv2_{name.split('_')[1]}", resolution=config.resolution, window=config.window)
     assert tuple(stage.window[0] for stage in encoder.stages) == PUBLISHED[name].windows
 
 

@@ -22,7 +22,7 @@ from data.shards.remote import is_url
 from data.shards.set import SampleSet
 from data.shards.streamed import StreamSet
 from data.sources.annotated import LAYOUTS
-from data.sources.digits import DIGITS, SIDE, read_digits
+from data.sources.digits import DIGITS, SIDE, read_digits, target_of
 from data.write.pack import listed, pack, packed
 from data.write.writer import WriteOptions
 from swinmim.errors import ConfigError, DataError
@@ -48,7 +48,7 @@ def open_source(
     """
     cache = config.cache_folder()
     if str(path) == DIGITS:
-        return ShardSet.open(packed(cache / f"digits-{SIDE}", read_digits, WriteOptions(resize=None, workers=1)))
+        return ShardSet.open(_pack_digits(cache, needs))
     if str(path).startswith("builtin:"):
         raise DataError(f"The built-in sets are: {DIGITS}; got {path}.")
     if is_url(str(path)):
@@ -56,6 +56,12 @@ def open_source(
     if is_shard_set(Path(path)):
         return ShardSet.open(path)
     return ShardSet.open(_pack(path, config, channels, needs, classes))
+
+
+def _pack_digits(cache: Path, needs: Needs) -> Path:
+    kind = target_of(needs)
+    name = f"digits-{SIDE}" + (f"-{kind}" if kind else "")
+    return packed(cache / name, lambda: read_digits(needs), WriteOptions(resize=None, workers=1))
 
 
 def _pack(
@@ -68,7 +74,7 @@ def _pack(
 def _extent(path: str | Path, config: DataConfig, needs: Needs = "nothing") -> tuple[int, int]:
     """Images and classes of a source as its listing or manifest counts them; nothing is packed. Raises DataError."""
     if str(path) == DIGITS:
-        digits = read_digits()
+        digits = read_digits(needs)
         return len(digits.items), len(digits.classes)
     if is_url(str(path)) or is_shard_set(Path(path)):
         shards = open_source(path, config)

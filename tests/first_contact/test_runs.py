@@ -53,7 +53,7 @@ MISTAKES = {
     "finetune ckpt=nope data.path=x": (4, "nope does not exist"),
     f"finetune {DEMO} data.path=file": (3, "data.path is a folder of images, a list"),
     f"finetune {DEMO} data.path=nope": (3, "A source of images must exist"),
-    f"finetune {DEMO} data.path=builtin:digits task=multilabel": (3, "This task needs labels with each image"),
+    f"finetune {DEMO} data.path=builtin:digits task=video": (3, "task=video needs clips"),
     "finetune.evaluate ckpt=nope": (4, "nope does not exist"),
     "finetune.evaluate ckpt=head resolution=33": (2, "Nearest legal resolutions: 32 and 40"),
     "finetune.evaluate ckpt=head": (2, "to say what it validated on. Add data.path=LABELLED"),
