@@ -1,8 +1,13 @@
 """What holds for all tests."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
+
+# What a shell starts in the background ignores both, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from made_images import make_slopes
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import Swinv2Config, Swinv2ForImageClassification
@@ -258,7 +259,7 @@ def test_any_number_of_labels_is_learnt_resumed_exported_and_replayed(
 def test_a_set_without_what_the_task_needs_is_refused(tmp_path, run_finetune, encoder_folder, tagged):
     recipe = (f"ckpt={encoder_folder}", *SMALL[:2], "data.labels_per_class=null")
     with pytest.raises(DataError, match=r"This task needs labels with each image; .* has none"):
-        run_finetune(tmp_path / "run", *recipe, "task=multilabel")
+        run_finetune(tmp_path / "run", *recipe, "task=multilabel", f"data.path={make_slopes(tmp_path / 'plain', 8)}")
     with pytest.raises(DataError, match=r"finetune needs labels; .* has none for some or all images"):
         run_finetune(tmp_path / "run", *recipe, f"data.path={tagged}")
 
